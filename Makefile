@@ -1,0 +1,39 @@
+# Two commands: `make quickstart` from nothing to results, `make test` from nothing to a verdict.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORAGE ?= results
+KILLS ?= 50
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart test lint chaos clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/rl-alliteration sweep --preset quickstart --storage $(STORAGE)
+
+test: lint
+	$(BIN)/python -m pytest -m "not chaos"
+
+lint: $(VENV)/.installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+chaos: $(VENV)/.installed-for-tests
+	RL_ALLITERATION_KILLS=$(KILLS) $(BIN)/python -m pytest -m chaos
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (two minutes or so, once) ..."
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-for-tests: $(VENV)/.installed
+	$(INSTALL) --editable '.[test,lint]'
+	@touch $@

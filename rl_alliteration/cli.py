@@ -1,0 +1,351 @@
+"""The command line. Imports torch and Ray only in the commands that need them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rl_alliteration.analysis.alliteration import alliterating_runs
+from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
+from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.results import reader, verify
+from rl_alliteration.results.storage import open_storage
+from rl_alliteration.results.writer import PlannedTrial
+from rl_alliteration.tune.plan import Sweep, plan, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How the trials stand: a row a trial."""
+
+    storage: str
+    """Folder of the results."""
+    experiment: str | None = None
+    """Only this one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Answer one SELECT over the views generations, steps, trials (newest event each) and trial_events."""
+
+    sql: tyro.conf.Positional[str]
+    """DuckDB's SQL."""
+    storage: str
+    """Folder of the results."""
+    format: Literal["table", "csv", "json"] = "table"
+    """How the answer is written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check every row: nothing missing, nothing twice, every number what its texts say."""
+
+    storage: str
+    """Folder of the results."""
+    experiment: str | None = None
+    """Only this one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Sample texts of a model, alliterating runs highlighted."""
+
+    model: str = "storyteller"
+    """The shipped `storyteller`, a hub id or a folder."""
+    number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
+    """How many."""
+    seed: int = 0
+    """Seed of the random numbers."""
+    prompt: str = "Once upon a time"
+    """What every text begins with."""
+    max_length: int = 100
+    """Most tokens of a text, the prompt's included."""
+    tokenizer: str | None = None
+    """Hub id or folder of another tokenizer than the model's own."""
+
+
+COMMANDS = {"sweep": Sweep, "status": Status, "query": Query, "verify": Verify, "sample": Sample}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`rl-alliteration`: run a command and exit with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_guarded(lambda: _run(_parse(arguments))))
+
+
+def run_preset(preset: str | None = None) -> None:
+    """The entry point of the files in `tune_jobs`: `sweep` with a preset, and the flags given to the job."""
+    chosen = ["--preset", preset] if preset else []
+    main(["sweep", *chosen, *sys.argv[1:]])
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command as one of `COMMANDS`; tyro's box of an error is told in one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,  # type: ignore[arg-type]
+                prog="rl-alliteration",
+                description="Sweeps of reinforcement learning on language models.",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        inside = [line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")]
+        sections = " ".join(inside).split("──")
+        told = [section.strip("─ ") for section in sections]
+        told = [section.removeprefix("Argument helptext: ") for section in told if section]
+        told = [section for section in told if not section.startswith("For full helptext")]
+        command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+        raise UserError(f"{'; '.join(told)} (see rl-alliteration {command} --help)") from None
+
+
+def _run(command: Any) -> int:
+    handlers: dict[type, Callable[[Any], int]] = {
+        Sweep: _sweep,
+        Status: _status,
+        Query: _query,
+        Verify: _verify,
+        Sample: _sample,
+    }
+    return handlers[type(command)](command)
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """The exit code of `work`; one line instead of a traceback for what a person can mend."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "ray", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return work()
+    except UserError as error:
+        return _complain(str(error), 2)
+    except Failure as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"rl-alliteration: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code
+
+
+# --- sweep -----------------------------------------------------------------------------------------------
+
+
+def _sweep(sweep: Sweep) -> int:
+    console = _console()
+    sweep = resolve(sweep)
+    storage = open_storage(sweep.storage, create=not sweep.dry_run) if not sweep.dry_run else None
+    from rl_alliteration.language_model import load_model
+
+    loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
+    trials = plan(sweep, loaded)
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    if sweep.dry_run:
+        _print_plan(console, trials, parameters)
+        return 0
+    assert storage is not None and sweep.experiment is not None
+    from rl_alliteration.tune.sweep import run_sweep
+
+    texts = sum(trial.max_generations for trial in trials)
+    console.print(Text(f"{sweep.experiment}: {len(trials)} trials, {texts:,} texts, results in {storage}"))
+    outcome = run_sweep(sweep, trials, loaded, storage, console)
+    _print_summaries(console, summarise(reader.connect(storage), sweep.experiment))
+    where = shlex.quote(str(storage))
+    console.print(Text(f"\nTexts and numbers (Parquet): {storage}/generations"))
+    query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
+    console.print(Text(f"Query them:  {query}"), soft_wrap=True)
+    console.print(
+        Text(f"See them:    tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000"),
+        soft_wrap=True,
+    )
+    if outcome.stopped_by is not None:
+        console.print(Text("Stopped. The same command goes on from here."))
+        return 128 + outcome.stopped_by
+    if outcome.errors:
+        name, error = next(iter(outcome.errors.items()))
+        raise Failure(f"{len(outcome.errors)} of {len(trials)} trials failed; {name}: {error}")
+    return 0
+
+
+def _print_plan(console: Console, trials: Sequence[PlannedTrial], parameters: int) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("trial", "texts", "group", "learning rate", "reward"):
+        table.add_column(column, justify="left" if column in ("trial", "reward") else "right")
+    for trial in trials:
+        config = trial.config
+        table.add_row(
+            Text(trial.trial_id, no_wrap=True), f"{trial.max_generations:,}", str(config.group_size),
+            f"{config.learning_rate:g}", Text(config.reward),
+        )  # fmt: skip
+    console.print(table)
+    texts = sum(trial.max_generations for trial in trials)
+    bytes_needed = texts * _BYTES_PER_TEXT
+    console.print(Text(f"{len(trials)} trials, {texts:,} texts, about {bytes_needed / 1e6:,.0f} MB on disk"))
+
+
+_BYTES_PER_TEXT = 1_300  # measured: Parquet, checksums and TensorBoard of 100-token texts
+
+
+# --- results ---------------------------------------------------------------------------------------------
+
+
+def _status(command: Status) -> int:
+    storage = open_storage(command.storage)
+    reader.trial_ids(storage, command.experiment)
+    _print_summaries(_console(), summarise(reader.connect(storage), command.experiment))
+    return 0
+
+
+def _query(command: Query) -> int:
+    columns, rows = reader.run_query(open_storage(command.storage), command.sql)
+    if command.format == "json":
+        for row in rows:
+            print(json.dumps(dict(zip(columns, row, strict=True)), default=str))
+    elif command.format == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        safe = printable if sys.stdout.isatty() else str
+        writer.writerows([safe(value) if isinstance(value, str) else value for value in row] for row in rows)
+    else:
+        table = Table()
+        for name in columns:
+            table.add_column(Text(name))
+        for row in rows:
+            table.add_row(*(Text(_cell(value)) for value in row))
+        _console().print(table)
+    return 0
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+
+
+def _verify(command: Verify) -> int:
+    storage = open_storage(command.storage)
+    console = _console()
+    wrong = 0
+    verified = 0
+    for experiment, trial_id in reader.trial_ids(storage, command.experiment):
+        verdict = verify.verify_trial(storage, experiment, trial_id)
+        verified += verdict.generations
+        for note in verdict.notes:
+            console.print(Text(f"note   {experiment}/{trial_id}: {printable(note)}"), soft_wrap=True)
+        if verdict.problem is None:
+            console.print(Text(f"ok     {experiment}/{trial_id}: {verdict.generations:,} generations"), soft_wrap=True)
+        else:
+            wrong += 1
+            console.print(Text(f"WRONG  {experiment}/{trial_id}: {printable(verdict.problem)}"), soft_wrap=True)
+    if wrong:
+        raise Failure(f"verify: {wrong} trial(s) are not what they should be, see above")
+    console.print(Text(f"{verified:,} texts verified"))
+    return 0
+
+
+def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> None:
+    table = Table(title=f"Over the last {LAST} texts of each trial", box=None, pad_edge=False, title_justify="left")
+    several = len({summary.experiment for summary in summaries}) > 1
+    for column in (*(["experiment"] if several else []), "algorithm", "beta", "seed", "status", "texts", "reward",
+                   "KL", "variety", "repetition", "last text"):  # fmt: skip
+        left = column in ("experiment", "algorithm", "status", "last text")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "last text")
+    for summary in summaries:
+        original = summary.algorithm == "original"
+        cells = [
+            summary.algorithm,
+            "" if original else f"{summary.beta:g}",
+            "" if original else str(summary.seed),
+            summary.status,
+            f"{summary.generations}/{summary.max_generations}",
+            *(f"{value:.2f}" for value in (
+                summary.raw_reward, summary.kl_penalty, summary.variety, summary.repetition)),
+        ]  # fmt: skip
+        last = Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
+        table.add_row(*([Text(summary.experiment)] if several else []), *map(Text, cells), last)
+    console.print(table)
+
+
+# --- sample ----------------------------------------------------------------------------------------------
+
+
+def _sample(command: Sample) -> int:
+    from rl_alliteration.language_model import load_model
+    from rl_alliteration.sampling import sample, uniforms
+    from rl_alliteration.trainer import decode_text
+
+    if command.number < 1:
+        raise UserError(f"-n: {command.number} is not accepted; give 1 or more")
+    loaded = load_model(command.model, tokenizer=command.tokenizer)
+    prompt = loaded.encode(command.prompt)
+    if not len(prompt) < command.max_length <= (loaded.context or command.max_length):
+        raise UserError(
+            f"--max-length: {command.max_length} is not accepted; "
+            f"give {len(prompt) + 1} (the prompt and one) to {loaded.context} (what the model can read)"
+        )
+    rollout = sample(
+        loaded.reference(),
+        prompt,
+        uniforms(command.seed, 0, command.number, command.max_length),
+        end_tokens=loaded.end_tokens,
+    )
+    console = _console()
+    for ids, length in zip(rollout.token_ids.tolist(), rollout.lengths, strict=True):
+        console.print(highlighted(decode_text(loaded.tokenizer, ids[:length], loaded.end_tokens)), soft_wrap=True)
+        console.print()
+    return 0
+
+
+# --- the terminal ----------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """The text with control characters (escape sequences among them) replaced, so that it cannot drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def highlighted(text: str, limit: int | None = None) -> Text:
+    """A generated text for a terminal: alliterating runs stand out, markup is not interpreted."""
+    text = printable(text)
+    if limit is not None:
+        text = " ".join(text.split())
+        text = text if len(text) <= limit else text[: limit - 1] + "…"
+    shown = Text(text)
+    for start, end in alliterating_runs(text):
+        shown.stylize("bold yellow", start, end)
+    return shown
+
+
+def _console() -> Console:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160  # a log or a pipe has no width of its own
+    return console
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Load a policy, its frozen reference and its tokenizer: a hub id, a folder, or a model shipped in the package."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from rl_alliteration.config import canonical_json
+from rl_alliteration.errors import UserError
+from rl_alliteration.gpt_neo import GPTNeoForward
+
+log = logging.getLogger(__name__)
+
+SHIPPED_MODELS = ("storyteller",)
+_HUB_SECONDS = 5.0
+
+
+class Forward(Protocol):
+    """A way through a model. B texts, T tokens, V vocabulary."""
+
+    def logits(self, token_ids: Tensor) -> Tensor:
+        """Logits after each token, (B, T) → (B, T, V), differentiable."""
+
+    def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
+        """Read the prompt, (T,), for all texts; logits of the first token to sample, (B, V)."""
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Append one token to each text, (B,); logits of the next, (B, V)."""
+
+
+class TransformersForward:
+    """`Forward` for any other causal LM, through transformers' own code and cache."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._cache: Any = None
+
+    def logits(self, token_ids: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=token_ids, use_cache=False).logits
+        return logits
+
+    @torch.no_grad()
+    def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
+        self._cache = None
+        return self._read(prompt_ids.expand(texts, -1))
+
+    @torch.no_grad()
+    def advance(self, tokens: Tensor) -> Tensor:
+        return self._read(tokens[:, None])
+
+    def _read(self, token_ids: Tensor) -> Tensor:
+        output = self.model(input_ids=token_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+class LanguageModel:
+    """A causal LM in evaluation mode, with the fastest exact way through it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        self.forward: Forward
+        if GPTNeoForward.supports(model):
+            self.forward = GPTNeoForward(model)
+        else:
+            log.info("%s: sampling and scoring go through transformers' own code", model.config.model_type)
+            self.forward = TransformersForward(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+
+class LoadedModel:
+    """The weights before RL, the tokenizer, and what a trial must know of both."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, end_tokens: frozenset[int]) -> None:
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.end_tokens = end_tokens
+        """Ids that end a text; empty if the model has none."""
+        self.weights_fingerprint = fingerprint_weights(model)
+        self.tokenizer_fingerprint = fingerprint_tokenizer(tokenizer, end_tokens)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model can read; None if its configuration does not say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def policy(self, device: torch.device | str = "cpu") -> LanguageModel:
+        """A fresh copy of the weights, to be trained."""
+        return LanguageModel(copy.deepcopy(self.model).to(device))
+
+    def reference(self, device: torch.device | str = "cpu") -> LanguageModel:
+        """A frozen copy of the weights."""
+        return LanguageModel(copy.deepcopy(self.model).to(device).requires_grad_(False))
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with what the tokenizer puts in front of a text.
+
+        Raises:
+            UserError: the prompt encodes to nothing.
+        """
+        ids: list[int] = self.tokenizer.encode(prompt).ids
+        while len(ids) > 1 and ids[-1] in self.end_tokens:  # an end token would end the text before it begins
+            ids.pop()
+        if not ids or not prompt:
+            raise UserError(f"--prompt: {prompt!r} encodes to no token; give at least one word")
+        return ids
+
+
+def load_model(name: str, *, tokenizer: str | None = None, revision: str | None = None) -> LoadedModel:
+    """Load weights (float32, on the CPU) and tokenizer.
+
+    Args:
+        name: a shipped model, a folder, or a hub id.
+        tokenizer: the same for the tokenizer; default: the model's own.
+        revision: a hub revision of the model.
+
+    Raises:
+        UserError: there is no such model or tokenizer, or no hub within reach.
+    """
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask the hub in the background
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    source = resolve_source(name, "--model")
+    offline = _hub_is_out_of_reach(source)
+    with _told_in_one_line("--model", name, offline):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision or "main",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            local_files_only=offline,
+        )
+    tokenizer_name = tokenizer or name
+    tokenizer_source = resolve_source(tokenizer_name, "--tokenizer")
+    offline = offline if tokenizer is None else _hub_is_out_of_reach(tokenizer_source)
+    with _told_in_one_line("--tokenizer", tokenizer_name, offline):
+        loaded = AutoTokenizer.from_pretrained(
+            tokenizer_source,
+            revision=None if tokenizer else revision,
+            trust_remote_code=False,
+            local_files_only=offline,
+        )
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"--tokenizer: {tokenizer_name!r} has no fast tokenizer; give one with a tokenizer.json")
+    embeddings = model.get_input_embeddings().num_embeddings
+    if backend.get_vocab_size() > embeddings:
+        raise UserError(
+            f"--tokenizer: {tokenizer_name!r} has {backend.get_vocab_size()} tokens, the model only {embeddings}; "
+            "give the tokenizer that the model was trained with"
+        )
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    end = model.config.eos_token_id if end is None else end
+    end = loaded.eos_token_id if end is None else end
+    end_tokens = frozenset([] if end is None else [end] if isinstance(end, int) else end)
+    return LoadedModel(name, model, backend, end_tokens)
+
+
+def resolve_source(name: str, field: str) -> str:
+    """The folder of a shipped model or the user's folder; any other name is a hub id.
+
+    Raises:
+        UserError: the name can only be a folder, and there is none.
+    """
+    if name in SHIPPED_MODELS:
+        return str(files("rl_alliteration") / "models" / name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
+            raise UserError(f"{field}: the folder {name!r} has no config.json; give a folder saved by save_pretrained")
+        return str(path.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"{field}: no folder {name!r}; give a folder, a hub id such as roneneldan/TinyStories-33M, "
+            f"or a shipped model: {', '.join(SHIPPED_MODELS)}"
+        )
+    return name
+
+
+def fingerprint_weights(model: Any) -> str:
+    """SHA-256 of architecture, names, shapes and float32 values: the same for every file format of the weights."""
+    digest = hashlib.sha256(model.config.model_type.encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"\n{name} {tuple(parameter.shape)}\n".encode())
+        digest.update(parameter.detach().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint_tokenizer(tokenizer: Tokenizer, end_tokens: frozenset[int]) -> str:
+    """SHA-256 of the tokenizer's whole definition and of the end tokens."""
+    return hashlib.sha256(f"{tokenizer.to_str()}\n{canonical_json(sorted(end_tokens))}".encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _told_in_one_line(field: str, name: str, offline: bool) -> Iterator[None]:
+    """One line instead of a traceback for what cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        if offline:
+            raise UserError(
+                f"{field}: no model hub within reach, and {name!r} is not in its cache on this machine; "
+                "without a hub use --model storyteller or a folder"
+            ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{field}: {name!r} could not be loaded: {reason}") from error
+
+
+def _hub_is_out_of_reach(source: str) -> bool:
+    """Whether `source` is a hub id and the hub does not answer: asked once, as its library would retry for minutes."""
+    if Path(source).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_HUB_SECONDS).close()
+    except urllib.error.HTTPError:  # it answered
+        return False
+    except OSError:
+        return True
+    return False

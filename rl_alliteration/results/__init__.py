@@ -1,0 +1,1 @@
+"""The results of sweeps: Parquet schema, writer, reader, verification. Never imports torch, transformers or Ray."""

@@ -1,0 +1,122 @@
+"""Read results: DuckDB views over the Parquet datasets, and whole trials as rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from rl_alliteration.errors import UserError
+from rl_alliteration.results import schema
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.writer import read_part
+
+_KEYS = {"experiment": pa.string(), "trial_id": pa.string()}
+
+
+def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views `generations`, `steps`, `trials` (newest event each), `trial_events`.
+
+    Raises:
+        UserError: the storage holds no results.
+    """
+    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    found = {name: _create_view(connection, storage, name) for name in schema.DATASETS}
+    if not any(found.values()):
+        raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
+    connection.execute(
+        "CREATE VIEW trials AS SELECT * FROM trial_events "
+        "QUALIFY row_number() OVER (PARTITION BY experiment, trial_id ORDER BY event DESC) = 1"
+    )
+    return connection
+
+
+def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of one SELECT over the views; writes, extensions and settings are locked.
+
+    Raises:
+        UserError: the SQL is wrong (DuckDB's message), or does more than read.
+    """
+    connection = connect(storage)
+    try:
+        statements = connection.extract_statements(sql)
+        kinds = [statement.type for statement in statements]
+        if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN]):
+            raise UserError("query: one SELECT is accepted (generations, steps, trials, trial_events)")
+        for setting in (
+            f"allowed_directories = [{_quote(str(storage.root))}]",
+            "enable_external_access = false",
+            "python_enable_replacements = false",
+            "lock_configuration = true",
+        ):
+            connection.execute(f"SET {setting}")
+        answer = connection.sql(statements[0].query)
+        return answer.columns, answer.fetchall()
+    except duckdb.Error as error:
+        raise UserError(f"query: {str(error).strip()}") from error
+
+
+def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str, str]]:
+    """(experiment, trial id) of every trial that has an event or a text, sorted.
+
+    Raises:
+        UserError: there is none, or not of that experiment.
+    """
+    found = set()
+    for dataset in ("trials", "generations"):
+        for folder in storage.local(dataset).glob("experiment=*/trial_id=*"):
+            pair = (folder.parent.name.split("=", 1)[1], folder.name.split("=", 1)[1])
+            found.add(pair)
+    if not found:
+        raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
+    chosen = sorted(pair for pair in found if experiment in (None, pair[0]))
+    if not chosen:
+        names = ", ".join(sorted({name for name, _ in found}))
+        raise UserError(f"--experiment: {experiment!r} is not in {str(storage)!r}; there is: {names}")
+    return chosen
+
+
+def parts(storage: Storage, dataset: str, experiment: str, trial_id: str) -> list[str]:
+    """Paths of a trial's parts, in the order of their numbers."""
+    folder = schema.trial_folder(dataset, experiment, trial_id)
+    return [path for path in storage.list(folder) if path.endswith(".parquet")]
+
+
+def last_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, Any] | None:
+    """The newest event of a trial; None if it has none."""
+    found = parts(storage, "trials", experiment, trial_id)
+    return read_part(storage, found[-1])[-1] if found else None
+
+
+def first_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, Any] | None:
+    """The oldest event of a trial: what it fixed stays; None if it has none."""
+    found = parts(storage, "trials", experiment, trial_id)
+    return read_part(storage, found[0])[0] if found else None
+
+
+def tokenizer_path(storage: Storage, fingerprint: str) -> Path:
+    """The stored tokenizer of a model."""
+    return storage.local(f"models/{fingerprint}/tokenizer.json")
+
+
+def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, dataset: str) -> bool:
+    view = "trial_events" if dataset == "trials" else dataset
+    columns = schema.DATASETS[dataset]
+    names = ", ".join([*_KEYS, *columns.names])
+    found = next(storage.local(dataset).glob("experiment=*/trial_id=*/part-*.parquet"), None) is not None
+    if found:
+        pattern = _quote(f"{storage.root}/{dataset}/*/*/part-*.parquet")
+        types = "{'experiment': VARCHAR, 'trial_id': VARCHAR}"
+        source = f"read_parquet({pattern}, hive_partitioning = true, hive_types = {types})"
+    else:
+        empty = pa.schema([*_KEYS.items(), *zip(columns.names, columns.types, strict=True)]).empty_table()
+        connection.register(f"{view}_empty", empty)
+        source = f"{view}_empty"
+    connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {source}")
+    return found
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

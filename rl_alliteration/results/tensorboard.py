@@ -1,0 +1,85 @@
+"""A trial's TensorBoard events, with `generation` as the step: its curves lie beside the study's figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
+from tensorboard.plugins.text.metadata import create_summary_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+Row = Mapping[str, Any]
+
+TEXT_SCALARS = (
+    "raw_reward",
+    "kl_penalty",
+    "scaled_kl_penalty",
+    "lm_cross_entropy",
+    "original_lm_cross_entropy",
+    "reward",
+    "advantage",
+)
+"""A point a text."""
+
+UPDATE_SCALARS = ("loss", "grad_norm", "entropy", "kl_k3", "sampler_gap")
+"""A point an update."""
+
+
+class TensorBoardWriter:
+    """Writes one trial's events on a thread of its own."""
+
+    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any], purge_from: int) -> None:
+        """`purge_from`: the generation that this run goes on from; older points from there on are not shown."""
+        self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=10)
+        start = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(wall_time=time.time(), step=purge_from, session_log=start))
+        self._writer.add_event(Event(wall_time=time.time(), summary=_hyperparameter_summary(hyperparameters)))
+
+    def add(self, texts: Sequence[Row], update: Row | None) -> None:
+        """One step's points, and the first text of its group."""
+        now = time.time()
+        for row in texts:
+            values = {**row, "scaled_kl_penalty": row["beta"] * row["kl_penalty"]}
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in TEXT_SCALARS])
+            self._writer.add_event(Event(wall_time=now, step=row["generation"], summary=summary))
+        first = texts[0]
+        points = [Summary.Value(tag=tag, simple_value=update[tag]) for tag in UPDATE_SCALARS] if update else []
+        points.append(_text_value(first["text"]))
+        self._writer.add_event(Event(wall_time=now, step=first["generation"], summary=Summary(value=points)))
+
+    def flush(self) -> None:
+        """Put everything added so far on disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and end the thread."""
+        self._writer.close()
+
+
+def _hyperparameter_summary(hyperparameters: Mapping[str, Any]) -> Any:
+    # The plugin's own helper for this imports TensorFlow.
+    start = SessionStartInfo(start_time_secs=time.time())
+    for name, value in hyperparameters.items():
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = value
+    data = HParamsPluginData(session_start_info=start)
+    metadata = hparams_metadata.create_summary_metadata(data)
+    return Summary(value=[Summary.Value(tag=hparams_metadata.SESSION_START_INFO_TAG, metadata=metadata)])
+
+
+def _text_value(text: str) -> Any:
+    # Indented by four, TensorBoard's Markdown shows it letter for letter.
+    block = "\n".join(f"    {line}" for line in text.splitlines())
+    tensor = TensorProto(dtype=DT_STRING, string_val=[block.encode()])
+    metadata = create_summary_metadata(display_name="text", description="first text of the group")
+    return Summary.Value(tag="text", metadata=metadata, tensor=tensor)

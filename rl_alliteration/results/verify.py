@@ -1,0 +1,226 @@
+"""Check that results are what they claim to be, row by row; say where they are not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from rl_alliteration.advantages import ALGORITHMS
+from rl_alliteration.config import ORIGINAL, TrialConfig
+from rl_alliteration.results import schema
+from rl_alliteration.results.reader import last_event, parts, tokenizer_path
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.writer import read_part, row_digest
+from rl_alliteration.rewards import REWARDS
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was found in one trial."""
+
+    experiment: str
+    trial_id: str
+    generations: int
+    problem: str | None
+    """The first thing that is wrong, with its row; None if nothing is."""
+    notes: tuple[str, ...]
+    """What could not be checked."""
+
+
+class _Wrong(Exception):
+    pass
+
+
+def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
+    """Check one trial: generations without gap or double, texts, rewards, composites, advantages, checksums."""
+    notes: list[str] = []
+    generations = 0
+    try:
+        event = last_event(storage, experiment, trial_id)
+        if event is None:
+            raise _Wrong("no event of it in `trials`")
+        config = TrialConfig.from_json(event["config"])
+        if config.trial_id != trial_id:
+            raise _Wrong(f"its configuration belongs to {config.trial_id}")
+        manifests = _manifests(storage, experiment, trial_id)
+        check_row = _row_checks(storage, config, notes)
+        for path in parts(storage, "generations", experiment, trial_id):
+            rows = _read(storage, path)
+            manifest = manifests.pop(schema.part_number(path), None)
+            _check_order(rows, generations, config, path)
+            for row in rows:
+                check_row(row)
+            _check_groups(rows, config)
+            _check_digests(storage, path, "generations", rows, manifest, notes)
+            generations += len(rows)
+            _check_updates(storage, experiment, trial_id, rows, config, manifest, notes)
+        if manifests:
+            missing = min(manifests)
+            raise _Wrong(f"generation {max(missing, generations)}: its part-{missing:08d} is missing")
+        if generations < event["generations"]:
+            raise _Wrong(f"generation {generations}: missing, the trial had reached {event['generations']}")
+        if event["status"] == schema.FINISHED and generations < event["max_generations"]:
+            raise _Wrong(f"generation {generations}: missing, the trial finished at {event['max_generations']}")
+    except _Wrong as wrong:
+        return Verdict(experiment, trial_id, generations, str(wrong), tuple(notes))
+    return Verdict(experiment, trial_id, generations, None, tuple(notes))
+
+
+def _manifests(storage: Storage, experiment: str, trial_id: str) -> dict[int, Row]:
+    found = {}
+    for path in storage.list(f"manifests/{experiment}/{trial_id}"):
+        try:
+            manifest = json.loads(storage.get(path))
+            found[int(manifest["first_generation"])] = manifest
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Wrong(f"{path}: not a manifest") from error
+    return found
+
+
+def _read(storage: Storage, path: str) -> list[Row]:
+    try:
+        rows = read_part(storage, path)
+    except Exception as error:
+        raise _Wrong(f"{path}: not readable as Parquet ({type(error).__name__})") from error
+    wanted = schema.GENERATIONS if path.startswith("generations/") else schema.STEPS
+    for row in rows[:1]:
+        if set(row) != set(wanted.names):
+            raise _Wrong(f"{path}: its columns are not those of schema version {schema.SCHEMA_VERSION}")
+    return rows
+
+
+def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) -> None:
+    """Generations count on from `first` in the order of the file, with their step and place in the group."""
+    for offset, row in enumerate(rows):
+        expected = first + offset
+        if row["generation"] != expected:
+            raise _Wrong(f"generation {expected}: {path} has generation {row['generation']} in its place")
+        for column, value in (
+            ("step", expected // config.group_size),
+            ("sample", expected % config.group_size),
+            ("group_size", config.group_size),
+            ("algorithm", config.algorithm),
+            ("beta", config.beta),
+            ("seed", config.seed),
+            ("learning_rate", config.learning_rate),
+            ("reward_function", config.reward),
+            ("prompt", config.prompt),
+        ):
+            _expect(row, column, value)
+    if schema.part_number(path) != first:
+        raise _Wrong(f"generation {first}: its part is named {path}")
+    if len(rows) % config.group_size:
+        raise _Wrong(f"generation {first + len(rows)}: missing, the last group of {path} is not whole")
+
+
+def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Callable[[Row], None]:
+    """The checks of one row by itself."""
+    folder = tokenizer_path(storage, config.model_fingerprint)
+    if not folder.is_file():
+        raise _Wrong(f"models/{config.model_fingerprint}/tokenizer.json is missing: texts cannot be checked")
+    tokenizer = Tokenizer.from_file(str(folder))
+    ends = set(json.loads(folder.with_name("card.json").read_text())["end_tokens"])
+    reward = REWARDS.get(config.reward)
+    if reward is None:
+        notes.append(f"the reward {config.reward!r} is not known here: raw rewards were not computed again")
+    elif reward.version != config.reward_version:
+        notes.append(f"the reward {config.reward!r} is at version {reward.version}, the trial used another")
+        reward = None
+
+    def check(row: Row) -> None:
+        ids = row["token_ids"]
+        _expect(row, "num_tokens", len(ids))
+        # Unlike `ended`, the text depends on the end token only by leaving it out.
+        _expect(row, "ended", len(ids) > row["num_prompt_tokens"] and ids[-1] in ends)
+        text = tokenizer.decode(ids[:-1] if row["ended"] else ids, skip_special_tokens=True)
+        _expect(row, "text", text)
+        _expect(row, "num_words", len(text.split()))
+        if reward is not None:
+            _expect(row, "raw_reward", float(reward(text)))
+        _expect(row, "kl_penalty", row["lm_cross_entropy"] - row["original_lm_cross_entropy"])
+        _expect(row, "reward", row["raw_reward"] + row["beta"] * row["kl_penalty"])
+
+    return check
+
+
+def _check_groups(rows: list[Row], config: TrialConfig) -> None:
+    if config.algorithm == ORIGINAL:
+        for row in rows:
+            _expect(row, "advantage", 0.0)
+        return
+    algorithm = ALGORITHMS.get(config.algorithm)
+    if algorithm is None:
+        return
+    for start in range(0, len(rows), config.group_size):
+        group = rows[start : start + config.group_size]
+        advantages = algorithm.advantages(np.array([row["reward"] for row in group]))
+        for row, advantage in zip(group, advantages, strict=True):
+            _expect(row, "advantage", float(advantage))
+
+
+def _check_updates(
+    storage: Storage,
+    experiment: str,
+    trial_id: str,
+    texts: list[Row],
+    config: TrialConfig,
+    manifest: Row | None,
+    notes: list[str],
+) -> None:
+    """The part of `steps` beside a part of texts: one row a group, with its tokens."""
+    if config.algorithm == ORIGINAL:
+        return
+    first = texts[0]["generation"]
+    path = schema.part_path("steps", experiment, trial_id, first)
+    if not storage.exists(path):
+        raise _Wrong(f"generation {first}: {path} is missing")
+    rows = _read(storage, path)
+    if len(rows) * config.group_size != len(texts):
+        raise _Wrong(f"generation {first}: {path} has {len(rows)} updates for {len(texts)} texts")
+    for index, row in enumerate(rows):
+        group = texts[index * config.group_size : (index + 1) * config.group_size]
+        _expect(row, "generation", group[0]["generation"])
+        _expect(row, "step", group[0]["step"])
+        _expect(row, "tokens", sum(text["num_tokens"] for text in group))
+        loss = sum(text["advantage"] * text["lm_cross_entropy"] for text in group)
+        scale = sum(abs(text["advantage"] * text["lm_cross_entropy"]) for text in group)
+        if not abs(row["loss"] - loss) <= 1e-12 * max(scale, 1.0):
+            raise _Wrong(f"generation {row['generation']}: loss is {row['loss']!r}, its texts give {loss!r}")
+    _check_digests(storage, path, "steps", rows, manifest, notes)
+
+
+def _check_digests(
+    storage: Storage, path: str, dataset: str, rows: list[Row], manifest: Row | None, notes: list[str]
+) -> None:
+    """Each row, then the whole file, against the checksums written beside it."""
+    if manifest is None:
+        # A kill between a part and its manifest leaves this; the next run puts it right.
+        notes.append(f"{path} has no manifest: its checksums were not compared")
+        return
+    recorded = manifest["parts"].get(dataset)
+    if recorded is None:
+        raise _Wrong(f"{path}: not in its manifest")
+    for row, digest in zip(rows, recorded["rows"], strict=False):
+        if row_digest(row) != digest:
+            raise _Wrong(f"generation {row['generation']}: a value in {path} is not the one that was written")
+    if len(rows) != len(recorded["rows"]):
+        raise _Wrong(f"{path}: has {len(rows)} rows, {len(recorded['rows'])} were written")
+    if hashlib.sha256(storage.get(path)).hexdigest() != recorded["sha256"]:
+        raise _Wrong(f"{path}: its bytes are not those that were written, though its checked values are")
+
+
+def _expect(row: Row, column: str, value: object) -> None:
+    if row[column] != value:
+        shown = {
+            name: (repr(item)[:60] + "…" if len(repr(item)) > 60 else repr(item))
+            for name, item in (("row", row[column]), ("value", value))
+        }
+        raise _Wrong(f"generation {row['generation']}: {column} is {shown['row']}, expected {shown['value']}")

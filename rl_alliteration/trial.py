@@ -1,0 +1,128 @@
+"""One trial against a storage: resume, step, publish parts and checkpoints. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rl_alliteration.checkpoints import CheckpointStore
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.tensorboard import TensorBoardWriter
+from rl_alliteration.results.writer import PlannedTrial, TrialWriter
+from rl_alliteration.trainer import Step, Trainer
+
+
+class TrialRun:
+    """Runs a trainer from the newest checkpoint on, and keeps its rows, checkpoints and curves in step.
+
+    The order of writing at a boundary is what makes a kill harmless: texts, then the checkpoint that covers them.
+    Parts that lie beyond the checkpoint stay until each has been computed again.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        trial: PlannedTrial,
+        storage: Storage,
+        experiment: str,
+        run_id: str,
+        *,
+        keep_checkpoints: int | None,
+        may_publish: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`may_publish` is asked before anything is published; it raises if this run has been superseded."""
+        self.trainer = trainer
+        self.trial = trial
+        self.writer = TrialWriter(storage, experiment, trial.trial_id, run_id)
+        self.checkpoints = CheckpointStore(storage, experiment, trial.trial_id)
+        self._keep = keep_checkpoints
+        self._may_publish = may_publish
+        if trainer.algorithm is None:  # the original never changes: its parts say where to go on
+            trainer.generation = max(self.writer.boundaries())
+        else:
+            trainer.generation = self.checkpoints.resume(trainer, self.writer.boundaries())
+        self.resumed_at = trainer.generation
+        self._tensorboard = TensorBoardWriter(
+            storage.local(f"tensorboard/{experiment}/{trial.trial_id}"),
+            hyperparameters(trial),
+            purge_from=trainer.generation,
+        )
+        self._saved: int | None = trainer.generation if self.resumed_at else None
+        self._saved_as_end = False
+
+    @property
+    def done(self) -> bool:
+        """Whether all of the trial's texts are there."""
+        return self.trainer.generation >= self.trial.max_generations
+
+    @property
+    def diverged_at(self) -> int | None:
+        """First generation at which this run's rows differed from the ones stored before; None if none did."""
+        return self.writer.diverged_at
+
+    def step(self) -> Step:
+        """One group: sampled, scored, learnt from; published if it fills a part or ends the trial."""
+        step = self.trainer.step()
+        self.writer.add(step.texts, step.update)
+        self._tensorboard.add(step.texts, step.update)
+        if self.done or self._at_boundary():
+            self.publish(end=self.done)
+        return step
+
+    @property
+    def published(self) -> bool:
+        """Whether nothing waits to be published."""
+        return not self.writer.pending
+
+    @property
+    def published_generations(self) -> int:
+        """Texts that are in the storage for good."""
+        return self.trainer.generation - self.writer.pending
+
+    def publish(self, *, end: bool) -> None:
+        """Write what has been added as a part, then the checkpoint that covers it.
+
+        Raises:
+            Failure: the storage refused, or another driver has taken over.
+        """
+        generation = self.trainer.generation
+        self._may_publish()
+        self.writer.write_part(before_removal=self._forget_checkpoints_after)
+        self._tensorboard.flush()
+        if self.trainer.algorithm is None:
+            return
+        if self._saved != generation or (end and not self._saved_as_end):
+            self._may_publish()
+            self.checkpoints.save(self.trainer, end=end)
+            self._saved, self._saved_as_end = generation, end
+            self.checkpoints.prune(self._keep)
+
+    def close(self) -> None:
+        """End the threads; what was not published is not kept."""
+        self._tensorboard.close()
+
+    def _at_boundary(self) -> bool:
+        """Multiples of the interval that the trial's first event fixed, and the edges of parts that are there."""
+        generation = self.trainer.generation
+        return generation % self.trial.checkpoint_every == 0 or generation in self.writer.edges
+
+    def _forget_checkpoints_after(self, generation: int) -> None:
+        """Rows from `generation` on are about to be replaced: later states belong to the rows that go."""
+        for later in self.checkpoints.generations():
+            if later > generation:
+                self.checkpoints.delete(later)
+
+
+def hyperparameters(trial: PlannedTrial) -> dict[str, Any]:
+    """What TensorBoard lists beside a trial."""
+    config = trial.config
+    return {
+        "algorithm": config.algorithm,
+        "beta": config.beta,
+        "seed": config.seed,
+        "group_size": config.group_size,
+        "learning_rate": config.learning_rate,
+        "reward_function": config.reward,
+        "top_k": config.top_k,
+        "model": trial.model,
+    }

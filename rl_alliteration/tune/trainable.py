@@ -1,0 +1,157 @@
+"""One trial as a Ray Tune trainable: runs the trainer, sends texts to Parquet and small scalars to Tune."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from rl_alliteration.config import TrialConfig
+from rl_alliteration.errors import Failure
+from rl_alliteration.results.lease import check_epoch
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.writer import PlannedTrial
+
+REPORT_SECONDS = 2.0
+"""How often a trial tells Tune where it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialSetup:
+    """What a sweep tells each of its trials; a Tune configuration holds it as plain JSON values."""
+
+    trial: PlannedTrial
+    storage: str
+    experiment: str
+    run_id: str
+    epoch: int
+    """Of the driver's lease: the fence."""
+    tokenizer: str | None
+    revision: str | None
+    gpu: bool
+    keep_checkpoints: int | None
+
+    def to_tune(self) -> dict[str, Any]:
+        """As a Tune configuration."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        trial = {**vars(self.trial), "config": self.trial.config.to_json()}
+        return {**values, "trial": json.dumps(trial)}
+
+    @classmethod
+    def from_tune(cls, config: dict[str, Any]) -> TrialSetup:
+        """The inverse of `to_tune`."""
+        trial = json.loads(config["trial"])
+        trial["config"] = TrialConfig.from_json(trial["config"])
+        return cls(**{**config, "trial": PlannedTrial(**trial)})
+
+
+class TrialTrainable(tune.Trainable):
+    """A class trainable: an actor that has loaded torch and a model serves one trial after another."""
+
+    def setup(self, config: dict[str, Any], *, reward: Any = None, algorithms: Any = None) -> None:
+        """Called by Tune. `reward` and `algorithms` come with the sweep: a user's own are not registered here."""
+        self._reward, self._algorithms = reward, algorithms
+        self._loaded: Any = None
+        self._reference: Any = None
+        self._run: Any = None
+        self._reported = False
+        self._failure = ""
+        self._device_name = "cpu"
+        self._begin(TrialSetup.from_tune(config["setup"]))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Tune when this actor takes on another trial."""
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        self._begin(TrialSetup.from_tune(new_config["setup"]))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run groups until it is time to report or a part was published."""
+        until = time.monotonic() + (REPORT_SECONDS if self._reported else 0.0)
+        self._reported = True
+        raw_rewards: list[float] = []
+        kl_penalties: list[float] = []
+        run = self._run
+        try:
+            while not run.done:
+                step = run.step()
+                raw_rewards += [row["raw_reward"] for row in step.texts]
+                kl_penalties += [row["kl_penalty"] for row in step.texts]
+                if run.published or time.monotonic() >= until:
+                    break
+        except Failure as failure:  # told to the driver, not raised: another try would end the same way
+            self._failure = str(failure)
+        return {
+            "done": run.done or bool(self._failure),
+            "generations": run.trainer.generation,
+            "published": run.published_generations,
+            "raw_reward": sum(raw_rewards) / max(len(raw_rewards), 1),
+            "kl_penalty": sum(kl_penalties) / max(len(kl_penalties), 1),
+            "device": self._device_name,
+            "host": socket.gethostname(),
+            "resumed_at": run.resumed_at,
+            "diverged_at": -1 if run.diverged_at is None else run.diverged_at,
+            "failure": self._failure,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Called by Tune at a trial's end or pause: publishes what there is. Tune keeps only a pointer to it."""
+        if not self._failure:
+            self._run.publish(end=True)
+        pointer = {"trial_id": self._setup.trial.trial_id, "generation": self._run.published_generations}
+        (Path(checkpoint_dir) / "pointer.json").write_text(json.dumps(pointer))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Called by Tune after a pause or a crash: `setup` has already gone to the newest checkpoint of our store."""
+
+    def cleanup(self) -> None:
+        """Called by Tune when the actor ends."""
+        if self._run is not None:
+            self._run.close()
+
+    def _begin(self, setup: TrialSetup) -> None:
+        import torch
+
+        from rl_alliteration.language_model import load_model
+        from rl_alliteration.trainer import Trainer
+        from rl_alliteration.trial import TrialRun
+
+        self._setup = setup
+        self._reported = False
+        self._failure = ""
+        trial, config = setup.trial, setup.trial.config
+        torch.set_num_threads(config.threads)
+        torch.use_deterministic_algorithms(True)
+        device = torch.device("cuda" if setup.gpu else "cpu")
+        self._device_name = torch.cuda.get_device_name() if setup.gpu else "cpu"
+        if self._loaded is None or self._loaded.weights_fingerprint != config.weights:
+            self._loaded = load_model(trial.model, tokenizer=setup.tokenizer, revision=setup.revision)
+            self._reference = self._loaded.reference(device)
+        fingerprints = (self._loaded.weights_fingerprint, self._loaded.tokenizer_fingerprint)
+        if fingerprints != (config.weights, config.tokenizer):
+            raise Failure(f"the model {trial.model!r} on {socket.gethostname()} is not the one the sweep planned with")
+        trainer = Trainer(
+            config,
+            self._loaded,
+            self._reward,
+            self._algorithms.get(config.algorithm),
+            device,
+            self._reference,
+        )
+        storage = Storage(setup.storage)
+        self._run = TrialRun(
+            trainer,
+            trial,
+            storage,
+            setup.experiment,
+            setup.run_id,
+            keep_checkpoints=setup.keep_checkpoints,
+            may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch),
+        )

@@ -1,0 +1,1 @@
+"""The entry points of `ray job submit`: one experiment a file."""
