@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_alliteration.config import check_name
 from rl_alliteration.errors import UserError
 
 Rewards = NDArray[np.float64]
@@ -31,7 +32,12 @@ ALGORITHMS: dict[str, Algorithm] = {}
 def algorithm(
     name: str, *, group_size: int, least_group_size: int = 1
 ) -> Callable[[AdvantageFunction], AdvantageFunction]:
-    """Register the decorated function as `--algorithm name`."""
+    """Register the decorated function as `--algorithm name`.
+
+    Raises:
+        UserError: the name is not one that can be part of a path.
+    """
+    check_name(name)
 
     def register(function: AdvantageFunction) -> AdvantageFunction:
         ALGORITHMS[name] = Algorithm(name, function, group_size, least_group_size)

@@ -109,13 +109,22 @@ def _parse(arguments: list[str]) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        inside = [line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")]
-        sections = " ".join(inside).split("──")
-        told = [section.strip("─ ") for section in sections]
-        told = [section.removeprefix("Argument helptext: ") for section in told if section]
-        told = [section for section in told if not section.startswith("For full helptext")]
+        told = _sections(complaint.getvalue())
         command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
         raise UserError(f"{'; '.join(told)} (see rl-alliteration {command} --help)") from None
+
+
+def _sections(box: str) -> list[str]:
+    """What tyro's box says, a string a section: its first line is a title, lines of dashes part the sections."""
+    sections = [""]
+    for line in box.splitlines()[1:]:
+        line = line.strip(" │|+╭╮╰╯")
+        if line and not line.strip("─-"):
+            sections.append("")
+        else:
+            sections[-1] = f"{sections[-1]} {line}".strip()
+    sections = [section.removeprefix("Argument helptext: ") for section in sections if section]
+    return [section for section in sections if not section.startswith("For full helptext")]
 
 
 def _run(command: Any) -> int:
@@ -170,8 +179,6 @@ def _sweep(sweep: Sweep) -> int:
     assert storage is not None and sweep.experiment is not None
     from rl_alliteration.tune.sweep import run_sweep
 
-    texts = sum(trial.max_generations for trial in trials)
-    console.print(Text(f"{sweep.experiment}: {len(trials)} trials, {texts:,} texts, results in {storage}"))
     outcome = run_sweep(sweep, trials, loaded, storage, console)
     _print_summaries(console, summarise(reader.connect(storage), sweep.experiment))
     where = shlex.quote(str(storage))

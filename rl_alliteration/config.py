@@ -66,8 +66,16 @@ class TrialConfig:
     """CPU threads of the trial: they change the low-order bits of sums."""
 
     def __post_init__(self) -> None:
-        for field in ("beta", "learning_rate", "temperature"):  # 40 and 40.0 are one number
-            object.__setattr__(self, field, float(getattr(self, field)))
+        for field in ("seed", "group_size", "max_length", "top_k", "threads"):
+            value = getattr(self, field)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _check(whole, field.replace("_", "-"), "a whole number", value)
+        for field in ("beta", "learning_rate", "temperature"):
+            value = getattr(self, field)
+            try:  # 40 and 40.0 are one number, and so are 0.0 and -0.0
+                object.__setattr__(self, field, float(value) + 0.0)
+            except (TypeError, ValueError, OverflowError):
+                _check(False, field.replace("_", "-"), "a number", value)
         _check(math.isfinite(self.beta) and self.beta >= 0, "beta", "a number, 0 or more", self.beta)
         _check(0 <= self.seed < 2**63, "seed", "an integer from 0 to 2^63 - 1", self.seed)
         least = 0.0 if self.algorithm == ORIGINAL else math.ulp(0.0)
@@ -148,6 +156,17 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def check_name(name: str) -> str:
+    """The name of an algorithm or a reward, if it is a valid one: it becomes part of paths.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        raise UserError(f"{name!r} is no name for an algorithm or a reward; use a-z, then a-z 0-9 _")
+    return name
 
 
 def check_experiment_name(name: str) -> str:

@@ -217,7 +217,7 @@ def _told_in_one_line(field: str, name: str, offline: bool) -> Iterator[None]:
     """One line instead of a traceback for what cannot be loaded."""
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except Exception as error:  # a broken file raises whatever its format's reader raises
         if offline:
             raise UserError(
                 f"{field}: no model hub within reach, and {name!r} is not in its cache on this machine; "
@@ -229,13 +229,15 @@ def _told_in_one_line(field: str, name: str, offline: bool) -> Iterator[None]:
 
 def _hub_is_out_of_reach(source: str) -> bool:
     """Whether `source` is a hub id and the hub does not answer: asked once, as its library would retry for minutes."""
-    if Path(source).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1":
+    if Path(source).is_dir():
         return False
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return True
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_HUB_SECONDS).close()
     except urllib.error.HTTPError:  # it answered
         return False
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the endpoint is no address
         return True
     return False

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
+from rl_alliteration.config import check_name
 from rl_alliteration.errors import UserError
 
 RewardFunction = Callable[[str], float]
@@ -27,7 +28,12 @@ REWARDS: dict[str, Reward] = {}
 
 
 def reward(name: str, version: int = 1) -> Callable[[RewardFunction], RewardFunction]:
-    """Register the decorated function as `--reward name`."""
+    """Register the decorated function as `--reward name`.
+
+    Raises:
+        UserError: the name is not one that can be part of a path.
+    """
+    check_name(name)
 
     def register(function: RewardFunction) -> RewardFunction:
         REWARDS[name] = Reward(name, function, version)
@@ -54,7 +60,7 @@ def alliteration(text: str) -> float:
     Words are separated by whitespace; first characters are compared case folded.
 
     >>> alliteration('Fluff. Fluff hopped to the tree? "The')
-    2.0
+    3.0
     """
     initials = [word[0].casefold() for word in text.split()]
     return float(sum(first == second for first, second in itertools.pairwise(initials)))

@@ -100,7 +100,9 @@ def sample(
     chances = torch.from_numpy(uniform).to(device)
     token_ids = torch.zeros(texts, max_length, dtype=torch.long, device=device)
     token_ids[:, :start] = prompt
-    log_probabilities = torch.zeros(texts, max_length - start, device=device)
+    log_probabilities = torch.zeros(
+        texts, max_length - start, device=device, dtype=next(model.model.parameters()).dtype
+    )
     ends = torch.tensor(sorted(end_tokens), device=device)
     ended = torch.zeros(texts, dtype=torch.bool, device=device)
     lengths = torch.full((texts,), max_length, device=device)

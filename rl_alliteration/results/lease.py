@@ -55,8 +55,10 @@ def read_lease(storage: Storage, experiment: str) -> LeaseState | None:
 
 
 def is_live(state: LeaseState | None, now: float) -> bool:
-    """Whether a driver holds it. `now` is wall clock time."""
-    return state is not None and not state.released and now - state.renewed_at <= EXPIRE_SECONDS
+    """Whether a driver holds it. `now` is wall clock time, seconds since 1970."""
+    if state is None or state.released or _is_dead(state):
+        return False
+    return now - state.renewed_at <= EXPIRE_SECONDS
 
 
 def check_epoch(storage: Storage, experiment: str, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from rl_alliteration.errors import UserError
 from rl_alliteration.results import schema
+from rl_alliteration.results.lease import is_live, read_lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part
 
@@ -26,9 +28,15 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     found = {name: _create_view(connection, storage, name) for name in schema.DATASETS}
     if not any(found.values()):
         raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
+    abandoned = ", ".join(_quote(name) for name in _without_driver(storage)) or "NULL"
     connection.execute(
-        "CREATE VIEW trials AS SELECT * FROM trial_events "
-        "QUALIFY row_number() OVER (PARTITION BY experiment, trial_id ORDER BY event DESC) = 1"
+        f"""
+        CREATE VIEW trials AS SELECT * REPLACE (
+            CASE WHEN status IN ('{schema.PLANNED}', '{schema.RUNNING}') AND experiment IN ({abandoned})
+                 THEN '{schema.STALLED}' ELSE status END AS status
+        ) FROM trial_events
+        QUALIFY row_number() OVER (PARTITION BY experiment, trial_id ORDER BY event DESC) = 1
+        """
     )
     return connection
 
@@ -99,6 +107,12 @@ def first_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, A
 def tokenizer_path(storage: Storage, fingerprint: str) -> Path:
     """The stored tokenizer of a model."""
     return storage.local(f"models/{fingerprint}/tokenizer.json")
+
+
+def _without_driver(storage: Storage) -> list[str]:
+    """Experiments whose driver is gone, or never had a lease."""
+    names = {folder.name.split("=", 1)[1] for folder in storage.local("trials").glob("experiment=*")}
+    return sorted(name for name in names if not is_live(read_lease(storage, name), time.time()))
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, dataset: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 from tensorboard.plugins.text.metadata import create_summary_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 Row = Mapping[str, Any]
 
@@ -33,35 +34,58 @@ UPDATE_SCALARS = ("loss", "grad_norm", "entropy", "kl_k3", "sampler_gap")
 """A point an update."""
 
 
+_FLUSH_SECONDS = 10.0
+
+
 class TensorBoardWriter:
-    """Writes one trial's events on a thread of its own."""
+    """Writes one trial's events: a file a run, named so that TensorBoard reads the runs in their order.
+
+    Its own writer names files by the clock of the machine, which another machine's may contradict.
+    """
 
     def __init__(self, folder: Path, hyperparameters: Mapping[str, Any], purge_from: int) -> None:
         """`purge_from`: the generation that this run goes on from; older points from there on are not shown."""
-        self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=10)
-        start = SessionLog(status=SessionLog.START)
-        self._writer.add_event(Event(wall_time=time.time(), step=purge_from, session_log=start))
-        self._writer.add_event(Event(wall_time=time.time(), summary=_hyperparameter_summary(hyperparameters)))
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((_number(path.name) for path in folder.glob(f"{_NAME}*")), default=-1)
+        self._records = RecordWriter((folder / f"{_NAME}{number:010d}.{platform.node()}").open("xb"))
+        self._flushed = time.monotonic()
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
+        self._write(Event(summary=_hyperparameter_summary(hyperparameters)))
 
     def add(self, texts: Sequence[Row], update: Row | None) -> None:
         """One step's points, and the first text of its group."""
-        now = time.time()
         for row in texts:
             values = {**row, "scaled_kl_penalty": row["beta"] * row["kl_penalty"]}
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in TEXT_SCALARS])
-            self._writer.add_event(Event(wall_time=now, step=row["generation"], summary=summary))
+            self._write(Event(step=row["generation"], summary=summary))
         first = texts[0]
         points = [Summary.Value(tag=tag, simple_value=update[tag]) for tag in UPDATE_SCALARS] if update else []
         points.append(_text_value(first["text"]))
-        self._writer.add_event(Event(wall_time=now, step=first["generation"], summary=Summary(value=points)))
+        self._write(Event(step=first["generation"], summary=Summary(value=points)))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Put everything added so far on disk."""
-        self._writer.flush()
+        self._records.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flush and end the thread."""
-        self._writer.close()
+        """Flush and close the file."""
+        self._records.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+
+_NAME = "events.out.tfevents."
+
+
+def _number(name: str) -> int:
+    digits = name.removeprefix(_NAME).split(".")[0]
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _hyperparameter_summary(hyperparameters: Mapping[str, Any]) -> Any:

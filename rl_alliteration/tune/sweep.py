@@ -67,13 +67,15 @@ def run_sweep(
     stop = _StopRequest()
     try:
         found = find(storage, sweep.experiment, trials, retry_failed=sweep.retry_failed, recompute=sweep.recompute)
+        texts = sum(trial.max_generations for trial in trials)
+        console.print(Text(f"{sweep.experiment}: {len(trials)} trials, {texts:,} texts, results in {storage}"))
         for f in found:
             console.print(Text(f"  {f}"), soft_wrap=True)
         left_alone = {f.trial.trial_id: f.error for f in found if f.standing is Standing.DIVERGED}
         to_run = [f for f in found if f.to_run]
         if not to_run:
             return Outcome(left_alone, None)
-        with stop.listening(), _ray(address):
+        with _ray(address), stop.listening():  # Ray takes the signals when it starts
             available = cluster_capacity()
             check_resources(sweep, available)
             errors = _run_trials(sweep, to_run, loaded, storage, console, run_id, lease, stop, available)

@@ -1,0 +1,156 @@
+"""What all tests share: small models, a configuration factory, the marker `unit`."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from rl_alliteration.config import TrialConfig
+from rl_alliteration.language_model import LoadedModel, load_model, resolve_source
+
+torch.set_num_threads(1)
+
+# The same examples each time, and no clock: tests must not depend on how busy the machine is.
+settings.register_profile("repository", deadline=None, derandomize=True, database=None)
+settings.load_profile("repository")
+
+VOCABULARY = 2048  # the storyteller's
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.get_closest_marker(marker) for marker in ("ray", "chaos", "browser")):
+            item.add_marker(pytest.mark.unit)
+
+
+def trial_config(loaded: LoadedModel, **changes: Any) -> TrialConfig:
+    """A short RLOO trial of `loaded`, with `changes`."""
+    fields: dict[str, Any] = {
+        "algorithm": "rloo",
+        "beta": 40,
+        "seed": 0,
+        "learning_rate": 1e-3,
+        "group_size": 4,
+        "reward": "alliteration",
+        "reward_version": 1,
+        "prompt": "Once upon a time",
+        "max_length": 24,
+        "temperature": 1.0,
+        "top_k": 0,
+        "weights": loaded.weights_fingerprint,
+        "tokenizer": loaded.tokenizer_fingerprint,
+        "dtype": "float32",
+        "threads": 1,
+    }
+    return TrialConfig(**(fields | changes))
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., TrialConfig]:
+    """`make_config(loaded, **changes) -> TrialConfig`."""
+    return trial_config
+
+
+@pytest.fixture(scope="session")
+def storyteller() -> LoadedModel:
+    """The shipped model; not to be changed, `policy()` gives a copy."""
+    return load_model("storyteller")
+
+
+def save_folder(folder: Path, model: Any, *, safetensors: bool = True) -> Path:
+    """`model` with the storyteller's tokenizer, as `save_pretrained` leaves it or as pytorch_model.bin."""
+    model.save_pretrained(folder)
+    if not safetensors:
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(resolve_source("storyteller", "--model")) / name, folder)
+    return folder
+
+
+def _tiny_gpt_neo() -> Any:
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        attention_types=[[["global", "local"], 2]],
+        window_size=16,
+        max_position_embeddings=128,
+        initializer_range=0.2,  # at the default of 0.02 attention hardly moves the logits: nothing would show
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return GPTNeoForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt_neo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the same kind as TinyStories-33M: GPT-Neo with local attention that shows."""
+    return save_folder(tmp_path_factory.mktemp("tiny_gpt_neo"), _tiny_gpt_neo())
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt_neo_bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of `tiny_gpt_neo_folder` as pytorch_model.bin, the way TinyStories-33M is stored."""
+    return save_folder(tmp_path_factory.mktemp("tiny_gpt_neo_bin"), _tiny_gpt_neo(), safetensors=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that goes through transformers' own code."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return save_folder(tmp_path_factory.mktemp("tiny_llama"), LlamaForCausalLM(config).eval())
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt_neo(tiny_gpt_neo_folder: Path) -> LoadedModel:
+    return load_model(str(tiny_gpt_neo_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_llama_folder: Path) -> LoadedModel:
+    return load_model(str(tiny_llama_folder))
+
+
+@pytest.fixture
+def float64_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers casts GPT-Neo's attention to float32 even in a float64 model; here it stays float64."""
+    from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
+
+    def attention(self: Any, query: Any, key: Any, value: Any, attention_mask: Any = None) -> Any:
+        scores = query @ key.transpose(-1, -2)
+        last, keys = scores.shape[-2], scores.shape[-1]
+        allowed = self.bias[:, :, keys - last : keys, :keys]
+        weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+        return weights @ value, weights
+
+    monkeypatch.setattr(GPTNeoSelfAttention, "_attn", attention)

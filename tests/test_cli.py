@@ -1,0 +1,173 @@
+"""The command line without Ray: bad input ends in exit code 2 and one line that names the field."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from trials import EXPERIMENT, planned, run_trial
+
+from rl_alliteration.cli import highlighted, main, printable
+from rl_alliteration.results.storage import Storage
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, tiny_gpt_neo, make_config) -> str:
+    storage = Storage(tmp_path_factory.mktemp("results"))
+    for beta in (0, 10):
+        run_trial(storage, planned(make_config(tiny_gpt_neo, beta=beta), 8), tiny_gpt_neo)
+    return str(storage)
+
+
+SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (("--algorithm", "ppo"), "--algorithm: 'ppo' is unknown; choose from reinforce, rloo"),
+        (("--reward", "rhymes"), "--reward: 'rhymes' is unknown; choose one of a_words, alliteration"),
+        (("--preset", "huge"), "--preset: 'huge' is unknown; choose one of quickstart"),
+        (("--model", "./nowhere"), "--model: no folder './nowhere'"),
+        (("--beta", "-1"), "--beta: -1.0"),
+        (("--beta", "nan"), "--beta: nan"),
+        (("--beta", "inf"), "--beta: inf"),
+        (("--beta", "x"), "--beta"),
+        (("--group-size", "1"), "--group-size: 1 is too few for rloo"),
+        (("--max-length", "4"), "--max-length: 4 leaves nothing to sample after a prompt of 4 tokens"),
+        (("--max-length", "257"), "--max-length: 257 is beyond what the model can read; give at most 256"),
+        (("--prompt", ""), "--prompt: '' encodes to no token"),
+        (("--max-generations", "15"), "--max-generations: 15 is no multiple of the group size 10"),
+        (("--max-generations", "0"), "--max-generations: 0"),
+        (("--checkpoint-every", "7"), "--checkpoint-every: 7 is no multiple of the group size 10"),
+        (("--experiment", "Bad name"), "--experiment: 'Bad name'"),
+        (("--experiment", "../up"), "--experiment: '../up'"),
+        (("--gpus-per-trial", "many"), "--gpus-per-trial: 'many'"),
+        (("--gpus-per-trial", "1.5"), "--gpus-per-trial: '1.5'"),
+        (("--gpus-per-trial", "8"), "--gpus-per-trial: 8 asked for"),
+        (("--cpus-per-trial", "4096"), "--cpus-per-trial: 4096 asked for"),
+        (("--learning-rate", "0"), "--learning-rate: 0.0"),
+        (("--temperature", "0"), "--temperature: 0.0"),
+        (("--top-k", "-1"), "--top-k: -1"),
+        (("--as-published", "--top-k", "5"), "--top-k: --as-published means 50"),
+        (("--keep-checkpoints", "0"), "--keep-checkpoints: '0'"),
+        (("--seed", "-1"), "--seed: -1"),
+        (("--unknown-flag", "1"), "--unknown-flag"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_bad_sweep_is_refused_in_one_line_before_anything_starts(capsys, tmp_path, flags, named):
+    code, out, err = run(capsys, *SWEEP, "--storage", str(tmp_path / "results"), *flags)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert named in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "storage, named",
+    [
+        ("/proc/nowhere", "--storage: '/proc/nowhere' cannot be written"),
+        ("s3://key:secret@bucket/results", "must not carry a user name or password"),
+        ("ftp://host/results", "--storage: ftp:// is not supported"),
+    ],
+)
+def test_a_bad_storage_is_refused(capsys, storage, named):
+    code, _, err = run(capsys, *SWEEP, "--storage", storage)
+    assert (code, err.count("\n")) == (2, 1)
+    assert named in err
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("command", [("status",), ("verify",), ("query", "SELECT 1")])
+def test_an_empty_or_missing_results_folder_is_said(capsys, tmp_path, command):
+    code, _, err = run(capsys, *command, "--storage", str(tmp_path))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds no results" in err
+    code, _, err = run(capsys, *command, "--storage", str(tmp_path / "missing"))
+    assert code == 2
+    assert "no folder" in err
+
+
+@pytest.mark.parametrize(
+    "sql, message",
+    [
+        ("SELECT nope FROM generations", 'Referenced column "nope" not found'),
+        ("SELEC 1", "syntax error"),
+        ("", "one SELECT"),
+        ("SELECT 1; SELECT 2", "one SELECT"),
+        ("COPY generations TO 'x.csv'", "one SELECT"),
+        ("CREATE TABLE t AS SELECT 1", "one SELECT"),
+        ("SET threads = 1", "one SELECT"),
+        ("INSTALL httpfs", "one SELECT"),
+        ("ATTACH 'x.db'", "one SELECT"),
+        ("SELECT * FROM read_text('/etc/hostname')", "Permission Error"),
+        ("SELECT * FROM read_csv('https://127.0.0.1/x')", "Error"),
+    ],
+)
+def test_query_reads_and_does_nothing_else(capsys, results, sql, message):
+    code, _, err = run(capsys, "query", "--storage", results, sql)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_query_answers_in_each_format(capsys, results):
+    sql = "SELECT beta, count(*) AS texts FROM generations GROUP BY ALL ORDER BY beta"
+    assert run(capsys, "query", "--storage", results, sql, "--format", "csv")[1].splitlines() == [
+        "beta,texts",
+        "0.0,8",
+        "10.0,8",
+    ]
+    assert '{"beta": 10.0, "texts": 8}' in run(capsys, "query", "--storage", results, sql, "--format", "json")[1]
+    assert "texts" in run(capsys, "query", "--storage", results, sql)[1]
+
+
+def test_status_has_a_row_a_trial(capsys, results):
+    code, out, _ = run(capsys, "status", "--storage", results)
+    assert code == 0
+    assert out.count("8/8") == 2
+    assert run(capsys, "status", "--storage", results, "--experiment", "other")[0] == 2
+
+
+def test_verify_tells_by_its_exit_code(capsys, results):
+    code, out, _ = run(capsys, "verify", "--storage", results, "--experiment", EXPERIMENT)
+    assert (code, "16 texts verified" in out) == (0, True)
+
+
+def test_a_dry_run_lists_and_starts_nothing(capsys, tmp_path):
+    code, out, _ = run(capsys, "sweep", "--preset", "beta_coarse", "--storage", str(tmp_path / "x"), "--dry-run")
+    assert code == 0
+    assert out.count("rloo-beta") == 6
+    assert "7 trials, 22,600 texts" in out
+    assert not (tmp_path / "x").exists()
+
+
+def test_sample_prints_texts(capsys):
+    code, out, _ = run(capsys, "sample", "-n", "2", "--max-length", "12")
+    assert code == 0
+    assert out.count("Once upon a time") == 2
+
+
+def test_texts_cannot_drive_a_terminal():
+    assert printable("a\x1b[31mb\x07\u202ec\n") == "a\ufffd[31mb\ufffd\ufffdc\n"
+    shown = highlighted("see the [red]tall tree[/red] \x1b]0;x\x07")
+    assert "[red]tall" in shown.plain
+    assert "\x1b" not in shown.plain
+
+
+@pytest.mark.parametrize(
+    "module", ["rl_alliteration.cli", "rl_alliteration.results.verify", "rl_alliteration.analysis"]
+)
+def test_reading_results_needs_neither_torch_nor_ray(module):
+    code = f"import sys, rl_alliteration.{module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'ray')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

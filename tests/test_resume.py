@@ -1,0 +1,274 @@
+"""Nothing lost, nothing twice: whatever stops a trial, going on gives the rows of one that never stopped."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dataclasses
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from trials import EXPERIMENT, open_run, planned, rows, run_trial
+
+import rl_alliteration.results.storage as storage_module
+from rl_alliteration.checkpoints import CheckpointStore
+from rl_alliteration.errors import Failure
+from rl_alliteration.results import schema
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.verify import verify_trial
+
+LENGTH = 20
+
+
+@pytest.fixture(scope="module", params=["rloo", "reinforce"])
+def undisturbed(request, tmp_path_factory, tiny_gpt_neo, make_config):
+    """A trial that was never stopped, and its storage."""
+    storage = Storage(tmp_path_factory.mktemp("undisturbed"))
+    size = 4 if request.param == "rloo" else 1
+    config = make_config(tiny_gpt_neo, algorithm=request.param, group_size=size, max_length=16, learning_rate=0.01)
+    trial = planned(config, LENGTH)
+    run_trial(storage, trial, tiny_gpt_neo, keep=None)
+    return storage, trial
+
+
+def assert_same(storage: Storage, undisturbed: tuple[Storage, Any]) -> None:
+    reference, trial = undisturbed
+    for dataset in ("generations", "steps"):
+        assert rows(storage, trial, dataset) == rows(reference, trial, dataset)
+    verdict = verify_trial(storage, EXPERIMENT, trial.trial_id)
+    assert (verdict.problem, verdict.generations) == (None, LENGTH)
+    assert curves(storage, trial) == curves(reference, trial)
+
+
+def curves(storage: Storage, trial: Any) -> dict[str, list[tuple[int, bytes]]]:
+    """What TensorBoard shows: points by tag."""
+    events = EventAccumulator(
+        str(storage.local(f"tensorboard/{EXPERIMENT}/{trial.trial_id}")), size_guidance={"tensors": 0}
+    )
+    events.Reload()
+    return {
+        tag: [(point.step, point.tensor_proto.SerializeToString()) for point in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+        if not tag.startswith("_hparams_")  # it holds the time of the start
+    }
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4])
+def test_a_trial_that_was_killed_goes_on_as_if_it_had_not_been(undisturbed, tmp_path, tiny_gpt_neo, stop_after):
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    steps = stop_after * 4 // trial.config.group_size
+    run_trial(storage, trial, tiny_gpt_neo, stop_after=steps, run_id="first")
+    run_trial(storage, trial, tiny_gpt_neo, run_id="second")
+    assert_same(storage, undisturbed)
+
+
+def test_extending_gives_the_rows_of_one_long_run(undisturbed, tmp_path, tiny_gpt_neo):
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(storage, dataclasses.replace(trial, max_generations=12), tiny_gpt_neo)
+    run_trial(storage, trial, tiny_gpt_neo)
+    assert_same(storage, undisturbed)
+
+
+def test_parts_beyond_the_newest_checkpoint_stay(undisturbed, tmp_path, tiny_gpt_neo):
+    reference, trial = undisturbed
+    shutil.copytree(reference.root, tmp_path / "copy")
+    storage = Storage(tmp_path / "copy")
+    store = CheckpointStore(storage, EXPERIMENT, trial.trial_id)
+    for generation in store.generations():
+        if generation > 8:
+            store.delete(generation)
+    path = storage.local(schema.part_path("generations", EXPERIMENT, trial.trial_id, 8))
+    before = path.stat().st_mtime_ns
+    run = run_trial(storage, trial, tiny_gpt_neo, run_id="second")
+    assert run.resumed_at == 8
+    assert path.stat().st_mtime_ns == before
+    assert_same(storage, undisturbed)
+
+
+def test_a_pruned_store_can_be_extended(undisturbed, tmp_path, tiny_gpt_neo):
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(storage, dataclasses.replace(trial, max_generations=12), tiny_gpt_neo, keep=1)
+    assert CheckpointStore(storage, EXPERIMENT, trial.trial_id).generations() == [12]
+    run_trial(storage, trial, tiny_gpt_neo, keep=1)
+    assert CheckpointStore(storage, EXPERIMENT, trial.trial_id).generations() == [12, 20]
+    assert_same(storage, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no state", "bad json"])
+def test_a_torn_checkpoint_is_noticed_and_the_one_before_used(undisturbed, tmp_path, tiny_gpt_neo, caplog, damage):
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(storage, trial, tiny_gpt_neo, stop_after=16 // trial.config.group_size)
+    folder = storage.local(f"checkpoints/{EXPERIMENT}/{trial.trial_id}/generation-00000016")
+    weights = folder / "weights.safetensors"
+    if damage == "truncate":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "flip":
+        weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+    elif damage == "no state":
+        (folder / "state.json").unlink()
+    else:
+        (folder / "state.json").write_text("{")
+    run = run_trial(storage, trial, tiny_gpt_neo)
+    assert run.resumed_at == 8
+    assert ("torn" in caplog.text) == (damage != "no state")
+    assert_same(storage, undisturbed)
+
+
+def test_rows_that_come_out_differently_replace_all_later_ones(undisturbed, tmp_path, tiny_gpt_neo):
+    """As on other hardware: the stored rows from generation 9 on are not what this machine computes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rl_alliteration.results.writer import read_part
+
+    reference, trial = undisturbed
+    shutil.copytree(reference.root, tmp_path / "copy")
+    storage = Storage(tmp_path / "copy")
+    store = CheckpointStore(storage, EXPERIMENT, trial.trial_id)
+    for generation in store.generations():
+        if generation > 8:
+            store.delete(generation)
+    path = schema.part_path("generations", EXPERIMENT, trial.trial_id, 8)
+    stored = read_part(storage, path)
+    stored[1]["lm_cross_entropy"] += 1e-6
+    pq.write_table(pa.Table.from_pylist(stored, schema=schema.GENERATIONS), storage.local(path))
+
+    removed = []
+    original_delete = Storage.delete
+
+    def delete(self: Storage, path: str) -> None:
+        removed.append(path)
+        original_delete(self, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Storage, "delete", delete)
+        run = run_trial(storage, trial, tiny_gpt_neo, run_id="second")
+    assert run.diverged_at == 9
+    texts = [schema.part_number(path) for path in removed if path.startswith("generations/")]
+    assert texts == sorted(texts, reverse=True) == [16, 8]
+    assert_same(storage, undisturbed)
+
+
+def test_resuming_needs_no_pickle(undisturbed, tmp_path, tiny_gpt_neo, monkeypatch):
+    import pickle
+
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(storage, trial, tiny_gpt_neo, stop_after=12 // trial.config.group_size)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    assert open_run(storage, trial, tiny_gpt_neo).resumed_at == 8
+
+
+# --- faults at every file operation ------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process is gone: nothing it would do afterwards happens."""
+
+
+class FaultyFiles:
+    """Stands in for `os` and `open` of the storage: the n-th operation fails, or the process dies there."""
+
+    def __init__(self, at: int, *, dies: bool) -> None:
+        self.count, self.at, self.dies = 0, at, dies
+
+    def _operation(self) -> None:
+        self.count += 1
+        if self.dies and self.count >= self.at:
+            raise Killed
+        if self.count == self.at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(os, name)
+        if name not in ("replace", "fsync", "open"):
+            return value
+
+        def counted(*args: Any) -> Any:
+            self._operation()
+            return value(*args)
+
+        return counted
+
+    def open_file(self, path: Any, mode: str = "r") -> Any:
+        self._operation()
+        file = builtins.open(path, mode)  # noqa: SIM115  the caller closes it
+        if "w" not in mode:
+            return file
+        write = file.write
+
+        def torn(data: bytes) -> int:
+            self.count += 1
+            if self.count >= self.at and (self.dies or self.count == self.at):
+                write(data[: len(data) // 2])
+                file.flush()
+                if self.dies:
+                    raise Killed
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(data)
+
+        return _TornFile(file, torn)
+
+
+class _TornFile:
+    def __init__(self, file: Any, write: Any) -> None:
+        self._file, self.write = file, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _TornFile:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.close()
+
+
+def _with_faults(work: Any, at: int, *, dies: bool) -> FaultyFiles:
+    files = FaultyFiles(at, dies=dies)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage_module, "os", files)
+        patch.setattr(storage_module, "open", files.open_file, raising=False)
+        with contextlib.suppress(Killed, Failure):
+            work()
+    return files
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "fails"])
+def test_a_fault_at_any_file_operation_loses_nothing(undisturbed, tmp_path, tiny_gpt_neo, dies):
+    _, trial = undisturbed
+    if trial.config.algorithm != "rloo":
+        return  # the files are the same ones
+    total = _with_faults(lambda: run_trial(Storage(tmp_path / "count"), trial, tiny_gpt_neo), 10**9, dies=False).count
+    assert total > 60
+    for at in range(1, total + 1):
+        storage = Storage(tmp_path / str(at))
+        _with_faults(lambda storage=storage: run_trial(storage, trial, tiny_gpt_neo, run_id="first"), at, dies=dies)
+        stored = rows(storage, trial)
+        assert stored == rows(undisturbed[0], trial)[: len(stored)], "a reader sees a prefix at any moment"
+        run_trial(storage, trial, tiny_gpt_neo, run_id="second")
+        assert_same(storage, undisturbed)
+        shutil.rmtree(storage.root)
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    files = FaultyFiles(1, dies=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage_module, "open", files.open_file, raising=False)
+        with pytest.raises(Failure, match=r"no space left for .*same command"):
+            Storage(tmp_path).put("generations/x", b"1")
+    assert not list(Path(tmp_path).rglob("part-*"))

@@ -1,0 +1,227 @@
+"""Real sweeps on a real Ray, by the real command line, at tiny size."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pandas
+import polars
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from rl_alliteration.results import reader, schema
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.verify import verify_trial
+
+pytestmark = pytest.mark.ray
+
+LONG = 1200  # texts of a trial that is still running when something happens to it
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rl_alliteration.cli", *arguments]
+
+
+def flags(model: Path, storage: Path, *more: str) -> list[str]:
+    return [
+        *("sweep", "--experiment", "tiny", "--model", str(model), "--storage", str(storage)),
+        *("--max-length", "16", "--group-size", "4", "--learning-rate", "0.01", *more),
+    ]
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+
+
+def texts(storage: Path) -> list[tuple]:
+    """Every text with its numbers, but not who wrote it."""
+    columns = ", ".join(name for name in schema.GENERATIONS.names if name != "run_id")
+    sql = f"SELECT trial_id, {columns} FROM generations ORDER BY trial_id, generation"
+    return reader.run_query(Storage(storage), sql)[1]
+
+
+def assert_verified(storage: Path) -> None:
+    results = Storage(storage)
+    for experiment, trial_id in reader.trial_ids(results):
+        assert verify_trial(results, experiment, trial_id).problem is None
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, tiny_gpt_neo_folder) -> Path:
+    storage = tmp_path_factory.mktemp("swept")
+    grid = ("--algorithm", "rloo", "reinforce", "--beta", "0", "40", "--max-generations", "16")
+    done = cli(*flags(tiny_gpt_neo_folder, storage, *grid, "--checkpoint-every", "8"))
+    assert done.returncode == 0, done.stderr
+    assert "Over the last 100 texts" in done.stdout
+    assert done.stdout.count("finished") == 5
+    assert done.stderr == ""
+    return storage
+
+
+def test_a_sweep_leaves_every_text_of_every_trial(swept):
+    assert_verified(swept)
+    counts = reader.run_query(
+        Storage(swept),
+        "SELECT algorithm, beta, count(*), count(DISTINCT generation), min(generation), max(generation) "
+        "FROM generations GROUP BY ALL ORDER BY ALL",
+    )[1]
+    assert counts == [
+        ("original", 0.0, 1000, 1000, 0, 999),
+        ("reinforce", 0.0, 16, 16, 0, 15),
+        ("reinforce", 40.0, 16, 16, 0, 15),
+        ("rloo", 0.0, 16, 16, 0, 15),
+        ("rloo", 40.0, 16, 16, 0, 15),
+    ]
+
+
+def test_every_reader_sees_the_same_schema_and_numbers(swept):
+    pattern = f"{swept}/generations/*/*/part-*.parquet"
+    by_duckdb = duckdb.sql(
+        f"SELECT algorithm, beta, avg(raw_reward) FROM read_parquet('{pattern}', hive_partitioning=true) "
+        "GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    frame = pandas.read_parquet(f"{swept}/generations")
+    by_pandas = frame.groupby(["algorithm", "beta"])["raw_reward"].mean().reset_index()
+    lazy = polars.read_parquet(pattern, hive_partitioning=True)
+    by_polars = lazy.group_by("algorithm", "beta").agg(polars.col("raw_reward").mean()).sort("algorithm", "beta")
+    assert [tuple(row) for row in by_pandas.to_numpy()] == by_duckdb == by_polars.rows()
+    assert set(frame.columns) == {*schema.GENERATIONS.names, "experiment", "trial_id"}
+    assert lazy.schema["beta"] == polars.Float64
+    assert lazy.schema["token_ids"] == polars.List(polars.Int32)
+    for dataset in ("steps", "trials"):
+        assert set(pandas.read_parquet(f"{swept}/{dataset}").columns) >= set(schema.DATASETS[dataset].names)
+
+
+def test_tensorboard_has_a_point_a_text(swept):
+    folder = next((swept / "tensorboard" / "tiny").glob("rloo-beta40*"))
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    for tag in ("raw_reward", "kl_penalty", "scaled_kl_penalty", "lm_cross_entropy", "reward", "advantage"):
+        assert [point.step for point in events.Tensors(tag)] == list(range(16))
+    assert [point.step for point in events.Tensors("text")] == [0, 4, 8, 12]
+    assert "_hparams_/session_start_info" in events.Tags()["tensors"]
+
+
+def test_the_same_command_again_computes_nothing_and_a_longer_one_extends(swept, tmp_path_factory, tiny_gpt_neo_folder):
+    before = {path: path.stat().st_mtime_ns for path in swept.glob("generations/**/part-*")}
+    grid = ("--algorithm", "rloo", "reinforce", "--beta", "0", "40", "--max-generations")
+    again = cli(*flags(tiny_gpt_neo_folder, swept, *grid, "16"))
+    assert again.returncode == 0
+    assert again.stdout.count("finished, left as it is") == 5
+    longer = cli(*flags(tiny_gpt_neo_folder, swept, *grid, "28", "--seed", "0", "1"))
+    assert longer.returncode == 0, longer.stderr
+    assert longer.stdout.count("to be extended") == 4
+    assert longer.stdout.count("to be started") == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert_verified(swept)
+    at_once = tmp_path_factory.mktemp("at_once")
+    assert cli(*flags(tiny_gpt_neo_folder, at_once, *grid, "28", "--seed", "0", "1")).returncode == 0
+    assert texts(swept) == texts(at_once)
+
+
+@pytest.mark.parametrize("folder", ["tiny_llama_folder", "tiny_gpt_neo_bin_folder"])
+def test_other_models_are_swept_too(request, tmp_path, folder):
+    model = request.getfixturevalue(folder)
+    done = cli(*flags(model, tmp_path, "--beta", "1", "--max-generations", "8"))
+    assert done.returncode == 0, done.stderr
+    assert_verified(tmp_path)
+
+
+def test_a_users_own_reward_and_algorithm_work_from_a_script(tmp_path, tiny_gpt_neo_folder):
+    script = tmp_path / "own.py"
+    arguments = flags(tiny_gpt_neo_folder, tmp_path / "results", "--beta", "0", "--max-generations", "8")
+    script.write_text(
+        "from rl_alliteration.advantages import algorithm\n"
+        "from rl_alliteration.cli import main\n"
+        "from rl_alliteration.rewards import reward\n"
+        "@reward('vowels')\n"
+        "def vowels(text):\n    return float(sum(c in 'aeiou' for c in text))\n"
+        "@algorithm('centred', group_size=4, least_group_size=2)\n"
+        "def centred(rewards):\n    return rewards - rewards.mean()\n"
+        f"main({[*arguments, '--reward', 'vowels', '--algorithm', 'centred']!r})\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = reader.run_query(
+        Storage(tmp_path / "results"), "SELECT text, raw_reward FROM generations WHERE algorithm = 'centred'"
+    )[1]
+    assert len(rows) == 8
+    assert all(raw == sum(c in "aeiou" for c in text) for text, raw in rows)
+
+
+def test_a_trial_that_fails_is_told_and_fails_the_sweep(tmp_path, tiny_gpt_neo_folder):
+    script = tmp_path / "bad.py"
+    arguments = flags(tiny_gpt_neo_folder, tmp_path / "results", "--beta", "0", "--max-generations", "400")
+    script.write_text(
+        "import math\n"
+        "from rl_alliteration.cli import main\n"
+        "from rl_alliteration.rewards import reward\n"
+        "calls = []\n"
+        "@reward('breaks')\n"
+        "def breaks(text):\n    calls.append(text)\n    return math.nan if len(calls) > 10 else 1.0\n"
+        f"main({[*arguments, '--reward', 'breaks', '--checkpoint-every', '4']!r})\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "diverged at generation 10" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    failed = reader.run_query(
+        Storage(tmp_path / "results"), "SELECT status, reason, generations FROM trials WHERE algorithm = 'rloo'"
+    )[1]
+    assert failed == [("failed", "diverged", 8)]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(tmp_path, tiny_gpt_neo_folder, number, code):
+    storage = tmp_path / "results"
+    grid = ("--beta", "0", "1", "2", "--checkpoint-every", "200", "--max-generations")
+    driver = subprocess.Popen(
+        command(*flags(tiny_gpt_neo_folder, storage, *grid, str(LONG * 10))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_parts(storage, driver)
+    driver.send_signal(number)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == code, err
+    assert "The same command goes on from here" in out
+    states = reader.run_query(Storage(storage), "SELECT status, reason FROM trials")[1]
+    assert set(states) == {("stopped", signal.Signals(number).name)}
+    assert_verified(storage)
+    assert cli("status", "--storage", str(storage)).stdout.count("stopped") == 4
+
+
+def wait_for_parts(storage: Path, driver: subprocess.Popen[str], count: int = 2) -> None:
+    """Until a sweep has published `count` parts."""
+    until = time.monotonic() + 120
+    while len(list(storage.glob("generations/**/part-*.parquet"))) < count:
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_a_killed_driver_leaves_a_stalled_sweep_that_goes_on(tmp_path, tiny_gpt_neo_folder):
+    storage = tmp_path / "results"
+    grid = ("--beta", "0", "--checkpoint-every", "200", "--max-generations", str(LONG))
+    driver = subprocess.Popen(
+        command(*flags(tiny_gpt_neo_folder, storage, *grid)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    wait_for_parts(storage, driver)
+    driver.kill()
+    driver.wait()
+    assert cli("status", "--storage", str(storage)).stdout.count("stalled") == 2
+    done = cli(*flags(tiny_gpt_neo_folder, storage, *grid))
+    assert done.returncode == 0, done.stderr
+    assert "to be continued" in done.stdout
+    assert_verified(storage)
