@@ -43,7 +43,8 @@ class TrialRun:
             trainer.generation = self.checkpoints.resume(trainer, self.writer.boundaries())
         self.resumed_at = trainer.generation
         self._tensorboard = TensorBoardWriter(
-            storage.local(f"tensorboard/{experiment}/{trial.trial_id}"),
+            storage,
+            f"tensorboard/{experiment}/{trial.trial_id}",
             hyperparameters(trial),
             purge_from=trainer.generation,
         )
@@ -88,7 +89,7 @@ class TrialRun:
         generation = self.trainer.generation
         self._may_publish()
         self.writer.write_part(before_removal=self._forget_checkpoints_after)
-        self._tensorboard.flush()
+        self._tensorboard.publish()
         if self.trainer.algorithm is None:
             return
         if self._saved != generation or (end and not self._saved_as_end):

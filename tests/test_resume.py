@@ -48,7 +48,7 @@ def assert_same(storage: Storage, undisturbed: tuple[Storage, Any]) -> None:
 def curves(storage: Storage, trial: Any) -> dict[str, list[tuple[int, bytes]]]:
     """What TensorBoard shows: points by tag."""
     events = EventAccumulator(
-        str(storage.local(f"tensorboard/{EXPERIMENT}/{trial.trial_id}")), size_guidance={"tensors": 0}
+        str(storage.folder(f"tensorboard/{EXPERIMENT}/{trial.trial_id}")), size_guidance={"tensors": 0}
     )
     events.Reload()
     return {
@@ -84,7 +84,7 @@ def test_parts_beyond_the_newest_checkpoint_stay(undisturbed, tmp_path, tiny_gpt
     for generation in store.generations():
         if generation > 8:
             store.delete(generation)
-    path = storage.local(schema.part_path("generations", EXPERIMENT, trial.trial_id, 8))
+    path = storage.folder(schema.part_path("generations", EXPERIMENT, trial.trial_id, 8))
     before = path.stat().st_mtime_ns
     run = run_trial(storage, trial, tiny_gpt_neo, run_id="second")
     assert run.resumed_at == 8
@@ -107,7 +107,7 @@ def test_a_torn_checkpoint_is_noticed_and_the_one_before_used(undisturbed, tmp_p
     _, trial = undisturbed
     storage = Storage(tmp_path)
     run_trial(storage, trial, tiny_gpt_neo, stop_after=16 // trial.config.group_size)
-    folder = storage.local(f"checkpoints/{EXPERIMENT}/{trial.trial_id}/generation-00000016")
+    folder = storage.folder(f"checkpoints/{EXPERIMENT}/{trial.trial_id}/generation-00000016")
     weights = folder / "weights.safetensors"
     if damage == "truncate":
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -140,7 +140,7 @@ def test_rows_that_come_out_differently_replace_all_later_ones(undisturbed, tmp_
     path = schema.part_path("generations", EXPERIMENT, trial.trial_id, 8)
     stored = read_part(storage, path)
     stored[1]["lm_cross_entropy"] += 1e-6
-    pq.write_table(pa.Table.from_pylist(stored, schema=schema.GENERATIONS), storage.local(path))
+    pq.write_table(pa.Table.from_pylist(stored, schema=schema.GENERATIONS), storage.folder(path))
 
     removed = []
     original_delete = Storage.delete

@@ -39,7 +39,7 @@ def rewrite(storage: Storage, trial: PlannedTrial, dataset: str, first: int, cha
     rows = read_part(storage, path)
     change(rows)
     table = pa.Table.from_pylist(rows, schema=schema.DATASETS[dataset])
-    pq.write_table(table, storage.local(path), compression="zstd")
+    pq.write_table(table, storage.folder(path), compression="zstd")
 
 
 def test_what_was_written_verifies(written):
@@ -151,5 +151,5 @@ def test_a_part_dropped_with_its_manifest_is_found_by_the_event_log(copy):
 def test_a_file_that_is_no_parquet_is_named(copy):
     storage, trial = copy
     path = schema.part_path("generations", EXPERIMENT, trial.trial_id, 8)
-    storage.local(path).write_bytes(b"PAR1 nonsense")
+    storage.folder(path).write_bytes(b"PAR1 nonsense")
     assert path in str(verify_trial(storage, EXPERIMENT, trial.trial_id).problem)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import time
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,6 +15,7 @@ from rl_alliteration.results.lease import is_live, read_lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part
 
+_PART = re.compile(r"\w+/experiment=(?P<experiment>[^/]+)/trial_id=(?P<trial_id>[^/]+)/part-\d+\.parquet")
 _KEYS = {"experiment": pa.string(), "trial_id": pa.string()}
 
 
@@ -25,6 +26,7 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
         UserError: the storage holds no results.
     """
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    _attach(connection, storage)
     found = {name: _create_view(connection, storage, name) for name in schema.DATASETS}
     if not any(found.values()):
         raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
@@ -54,7 +56,7 @@ def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ..
         if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN]):
             raise UserError("query: one SELECT is accepted (generations, steps, trials, trial_events)")
         for setting in (
-            f"allowed_directories = [{_quote(str(storage.root))}]",
+            f"allowed_directories = [{_quote(str(storage))}]",
             "enable_external_access = false",
             "python_enable_replacements = false",
             "lock_configuration = true",
@@ -72,11 +74,7 @@ def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str
     Raises:
         UserError: there is none, or not of that experiment.
     """
-    found = set()
-    for dataset in ("trials", "generations"):
-        for folder in storage.local(dataset).glob("experiment=*/trial_id=*"):
-            pair = (folder.parent.name.split("=", 1)[1], folder.name.split("=", 1)[1])
-            found.add(pair)
+    found = {pair for dataset in ("trials", "generations") for pair in _trials_of(storage, dataset)}
     if not found:
         raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
     chosen = sorted(pair for pair in found if experiment in (None, pair[0]))
@@ -104,14 +102,9 @@ def first_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, A
     return read_part(storage, found[0])[0] if found else None
 
 
-def tokenizer_path(storage: Storage, fingerprint: str) -> Path:
-    """The stored tokenizer of a model."""
-    return storage.local(f"models/{fingerprint}/tokenizer.json")
-
-
 def _without_driver(storage: Storage) -> list[str]:
     """Experiments whose driver is gone, or never had a lease."""
-    names = {folder.name.split("=", 1)[1] for folder in storage.local("trials").glob("experiment=*")}
+    names = {experiment for experiment, _ in _trials_of(storage, "trials")}
     return sorted(name for name in names if not is_live(read_lease(storage, name), time.time()))
 
 
@@ -119,9 +112,10 @@ def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, datase
     view = "trial_events" if dataset == "trials" else dataset
     columns = schema.DATASETS[dataset]
     names = ", ".join([*_KEYS, *columns.names])
-    found = next(storage.local(dataset).glob("experiment=*/trial_id=*/part-*.parquet"), None) is not None
+    found = bool(_trials_of(storage, dataset))
     if found:
-        pattern = _quote(f"{storage.root}/{dataset}/*/*/part-*.parquet")
+        root = re.sub(r"[*?\[]", lambda special: f"[{special[0]}]", str(storage))  # a folder's name is no pattern
+        pattern = _quote(f"{root}/{dataset}/experiment=*/trial_id=*/part-*.parquet")
         types = "{'experiment': VARCHAR, 'trial_id': VARCHAR}"
         source = f"read_parquet({pattern}, hive_partitioning = true, hive_types = {types})"
     else:
@@ -130,6 +124,26 @@ def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, datase
         source = f"{view}_empty"
     connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {source}")
     return found
+
+
+def _trials_of(storage: Storage, dataset: str) -> set[tuple[str, str]]:
+    """(experiment, trial id) of what has a part in a dataset."""
+    return {
+        (match["experiment"], match["trial_id"])
+        for match in map(_PART.fullmatch, storage.list(dataset))
+        if match is not None
+    }
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
+    """Let DuckDB read an object store through pyarrow: its own extension for that would have to be downloaded."""
+    if storage.folder("") is None:
+        from fsspec.implementations.arrow import ArrowFSWrapper
+
+        class Wrapped(ArrowFSWrapper):  # type: ignore[misc]
+            protocol = str(storage).split(":", 1)[0]
+
+        connection.register_filesystem(Wrapped(storage.pyarrow()[0]))
 
 
 def _quote(text: str) -> str:

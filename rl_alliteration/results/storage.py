@@ -1,4 +1,4 @@
-"""Where results live: a folder now; every write is whole or not there."""
+"""Where results live, a folder or an object store: every write is whole or not there."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from rl_alliteration.errors import Failure, UserError
+
+OBJECT_STORES = ("s3", "gs")
+"""`gs` goes the same way as `s3`, but is untested."""
 
 
 class Storage:
@@ -25,8 +29,8 @@ class Storage:
     def __str__(self) -> str:
         return str(self.root)
 
-    def local(self, path: str) -> Path:
-        """The file's place on this machine."""
+    def folder(self, path: str) -> Path | None:
+        """The folder of this machine that `path` is, if it is one."""
         return self.root / path
 
     def put(self, path: str, data: bytes) -> None:
@@ -111,34 +115,156 @@ class Storage:
         with _explained(path):
             (self.root / path).unlink(missing_ok=True)
 
+    def pyarrow(self) -> tuple[Any, str]:
+        """A pyarrow filesystem, and the storage's path in it."""
+        import pyarrow.fs
+
+        return pyarrow.fs.LocalFileSystem(), str(self.root)
+
+
+class ObjectStorage(Storage):
+    """A prefix of a bucket. One put a file; object stores show it whole or not at all.
+
+    Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …). Passing errors
+    are tried again with growing pauses by the client library.
+    """
+
+    def __init__(self, location: str) -> None:
+        import obstore.store
+
+        self._location = location.rstrip("/")
+        self._scheme = urlsplit(location).scheme
+        options: Any = {"allow_http": True} if _endpoint().startswith("http://") else None
+        self._store = obstore.store.from_url(self._location, client_options=options)
+
+    def __str__(self) -> str:
+        return self._location
+
+    def folder(self, path: str) -> Path | None:
+        return None
+
+    def put(self, path: str, data: bytes) -> None:
+        import obstore
+
+        with _explained_by_store(path):
+            obstore.put(self._store, path, data, use_multipart=False)
+
+    def get(self, path: str) -> bytes:
+        import obstore
+
+        with _explained_by_store(path):
+            return bytes(obstore.get(self._store, path).bytes())
+
+    def get_tagged(self, path: str) -> tuple[bytes, str] | None:
+        import obstore
+
+        with _explained_by_store(path):
+            try:
+                found = obstore.get(self._store, path)
+            except FileNotFoundError:
+                return None
+            return bytes(found.bytes()), str(found.meta["e_tag"])
+
+    def put_if(self, path: str, data: bytes, tag: str | None) -> str | None:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create" if tag is None else {"e_tag": tag}
+        with _explained_by_store(path):
+            try:
+                return str(obstore.put(self._store, path, data, mode=mode, use_multipart=False)["e_tag"])
+            except (AlreadyExistsError, PreconditionError):
+                return None
+
+    def open(self, path: str) -> BinaryIO:
+        return io.BytesIO(self.get(path))
+
+    def list(self, folder: str) -> list[str]:
+        import obstore
+
+        with _explained_by_store(folder):
+            return sorted(str(item["path"]) for chunk in obstore.list(self._store, folder) for item in chunk)
+
+    def exists(self, path: str) -> bool:
+        import obstore
+
+        with _explained_by_store(path):
+            try:
+                obstore.head(self._store, path)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def delete(self, path: str) -> None:
+        import obstore
+
+        with _explained_by_store(path), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store, path)
+
+    def pyarrow(self) -> tuple[Any, str]:
+        import pyarrow.fs
+
+        parts = urlsplit(self._location)
+        path = f"{parts.netloc}{parts.path}"
+        if self._scheme == "gs":
+            return pyarrow.fs.GcsFileSystem(), path
+        endpoint = urlsplit(_endpoint())
+        if not endpoint.netloc:
+            return pyarrow.fs.S3FileSystem(), path
+        # Unlike the AWS tools, pyarrow does not read the endpoint from the environment.
+        return pyarrow.fs.S3FileSystem(endpoint_override=endpoint.netloc, scheme=endpoint.scheme), path
+
+
+def storage_at(location: str) -> Storage:
+    """The storage at a folder or a URI, unchecked."""
+    return ObjectStorage(location) if urlsplit(location).scheme in OBJECT_STORES else Storage(location)
+
 
 def open_storage(location: str, *, create: bool = False) -> Storage:
-    """The storage at a folder.
+    """The storage at a folder or a URI such as s3://bucket/prefix.
 
     Args:
-        location: a folder.
+        location: where.
         create: make the folder, and check that it can be written.
 
     Raises:
-        UserError: it is not there, or cannot be written, or names something that is no folder.
+        UserError: it is not there, or cannot be written, or is neither.
     """
-    parts = urlsplit(location)
-    if parts.password is not None or (parts.username is not None and "://" in location):
-        raise UserError("--storage: a URI must not carry a user name or password; give credentials in the environment")
-    if "://" in location:
-        raise UserError(f"--storage: {parts.scheme}:// is not supported; give a folder")
-    storage = Storage(location)
-    if not create:
-        if not storage.root.is_dir():
-            raise UserError(f"--storage: no folder {location!r}; give the folder that a sweep wrote to")
-        return storage
-    probe = f"staging/{uuid.uuid4().hex}"
     try:
-        storage.put(probe, b"")
-        storage.delete(probe)
-    except (OSError, Failure) as error:
-        raise UserError(f"--storage: {location!r} cannot be written ({error}); give a folder that can") from error
+        parts = urlsplit(location)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme and "://" in location:
+        if "@" in parts.netloc:
+            raise UserError(
+                "--storage: a URI must not carry a user name or password; give credentials in the environment"
+            )
+        if parts.scheme not in OBJECT_STORES:
+            raise UserError(f"--storage: {parts.scheme}:// is not supported; give a folder or s3://bucket/prefix")
+        if not parts.netloc:
+            raise UserError(f"--storage: {location!r} names no bucket; give s3://bucket/prefix")
+    try:
+        storage = storage_at(location)
+        if isinstance(storage, ObjectStorage):
+            storage.list("leases")
+        elif not create and not storage.root.is_dir():
+            raise UserError(f"--storage: no folder {location!r}; give the folder that a sweep wrote to")
+    except ImportError as error:
+        raise UserError("--storage: object stores need an extra; pip install 'rl_alliteration[s3]'") from error
+    except (Failure, OSError, ValueError) as error:
+        raise UserError(f"--storage: {location!r} cannot be reached ({error})") from error
+    if create:
+        probe = f"staging/{uuid.uuid4().hex}"
+        try:
+            storage.put(probe, b"")
+            storage.delete(probe)
+        except (OSError, Failure) as error:
+            raise UserError(f"--storage: {location!r} cannot be written ({error}); give one that can") from error
     return storage
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 @contextlib.contextmanager
@@ -149,6 +275,19 @@ def _explained(path: str) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise Failure(f"no space left for {path}; free some and run the same command again") from error
         raise Failure(f"{path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _explained_by_store(path: str) -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        reason = str(error).split("Debug source")[0]
+        raise Failure(
+            f"{path}: {' '.join(reason.split())[:300]}; run the same command again once that is mended"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from rl_alliteration.results.storage import Storage
 
 Row = Mapping[str, Any]
 
@@ -43,11 +46,19 @@ class TensorBoardWriter:
     Its own writer names files by the clock of the machine, which another machine's may contradict.
     """
 
-    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any], purge_from: int) -> None:
+    def __init__(self, storage: Storage, folder: str, hyperparameters: Mapping[str, Any], purge_from: int) -> None:
         """`purge_from`: the generation that this run goes on from; older points from there on are not shown."""
-        folder.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((_number(path.name) for path in folder.glob(f"{_NAME}*")), default=-1)
-        self._records = RecordWriter((folder / f"{_NAME}{number:010d}.{platform.node()}").open("xb"))
+        number = 1 + max((_number(path) for path in storage.list(folder)), default=-1)
+        self._storage = storage
+        self._path = f"{folder}/{_NAME}{number:010d}.{platform.node()}"
+        local = storage.folder(self._path)
+        self._copied = local is None  # TensorBoard appends, object stores do not: it is copied there at each part
+        if local is None:
+            self._temporary = tempfile.NamedTemporaryFile()  # noqa: SIM115  lives as long as this writer
+            local = Path(self._temporary.name)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        self._local = local
+        self._records = RecordWriter(local.open("wb"))
         self._flushed = time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
@@ -71,6 +82,12 @@ class TensorBoardWriter:
         self._records.flush()
         self._flushed = time.monotonic()
 
+    def publish(self) -> None:
+        """Flush; on an object store, copy the file there."""
+        self.flush()
+        if self._copied:
+            self._storage.put(self._path, self._local.read_bytes())
+
     def close(self) -> None:
         """Flush and close the file."""
         self._records.close()
@@ -83,8 +100,8 @@ class TensorBoardWriter:
 _NAME = "events.out.tfevents."
 
 
-def _number(name: str) -> int:
-    digits = name.removeprefix(_NAME).split(".")[0]
+def _number(path: str) -> int:
+    digits = path.rsplit("/", 1)[-1].removeprefix(_NAME).split(".")[0]
     return int(digits) if digits.isdecimal() else -1
 
 

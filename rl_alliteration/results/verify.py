@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.config import ORIGINAL, TrialConfig
 from rl_alliteration.results import schema
-from rl_alliteration.results.reader import last_event, parts, tokenizer_path
+from rl_alliteration.results.reader import last_event, parts
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part, row_digest
 from rl_alliteration.rewards import REWARDS
@@ -123,11 +123,12 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
 
 def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Callable[[Row], None]:
     """The checks of one row by itself."""
-    folder = tokenizer_path(storage, config.model_fingerprint)
-    if not folder.is_file():
-        raise _Wrong(f"models/{config.model_fingerprint}/tokenizer.json is missing: texts cannot be checked")
-    tokenizer = Tokenizer.from_file(str(folder))
-    ends = set(json.loads(folder.with_name("card.json").read_text())["end_tokens"])
+    folder = f"models/{config.model_fingerprint}"
+    try:
+        tokenizer = Tokenizer.from_buffer(storage.get(f"{folder}/tokenizer.json"))
+        ends = set(json.loads(storage.get(f"{folder}/card.json"))["end_tokens"])
+    except Exception as error:
+        raise _Wrong(f"{folder}: tokenizer or card is missing or broken, texts cannot be checked") from error
     reward = REWARDS.get(config.reward)
     if reward is None:
         notes.append(f"the reward {config.reward!r} is not known here: raw rewards were not computed again")

@@ -127,6 +127,7 @@ def _run_trials(
         for f in found
     ]
     trainable = tune.with_parameters(TrialTrainable, reward=get_reward(sweep.reward), algorithms=dict(ALGORITHMS))
+    filesystem, root = storage.pyarrow()
     spans = {f.trial.trial_id: (f.generations, f.trial.max_generations) for f in found}
     with Progress(console, spans) as progress:
         follower = _Follower(log, found, progress, stop)
@@ -138,7 +139,8 @@ def _run_trials(
             ),
             run_config=tune.RunConfig(
                 name=run_id,
-                storage_path=f"{storage}/tune/{sweep.experiment}",
+                storage_path=f"{root}/tune/{sweep.experiment}",
+                storage_filesystem=filesystem,
                 callbacks=[follower],
                 stop=_Stopper(stop, follower),
                 failure_config=tune.FailureConfig(max_failures=sweep.max_failures),

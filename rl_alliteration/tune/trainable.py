@@ -14,7 +14,7 @@ from ray import tune
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.results.lease import check_epoch
-from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.storage import storage_at
 from rl_alliteration.results.writer import PlannedTrial
 
 REPORT_SECONDS = 2.0
@@ -145,7 +145,7 @@ class TrialTrainable(tune.Trainable):
             device,
             self._reference,
         )
-        storage = Storage(setup.storage)
+        storage = storage_at(setup.storage)
         self._run = TrialRun(
             trainer,
             trial,
