@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -23,7 +24,7 @@ from rich.text import Text
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.errors import Failure, UserError
-from rl_alliteration.results import reader, verify
+from rl_alliteration.results import maintenance, reader, verify
 from rl_alliteration.results.storage import open_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune.plan import Sweep, plan, resolve
@@ -59,14 +60,64 @@ class Verify:
     """Folder of the results."""
     experiment: str | None = None
     """Only this one."""
+    deep: bool = False
+    """Compute cross-entropies again too: of every text under the original weights, and after each checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the model of a trial after any number of its texts as a transformers folder."""
+
+    storage: str
+    """Folder or URI of the results."""
+    experiment: str
+    """The trial's experiment."""
+    trial: str
+    """Its id, as `status` and `query` show it."""
+    output: str
+    """A new folder."""
+    generation: int | None = None
+    """After how many texts. Default: all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compact:
+    """Copy results with one Parquet part a trial; the source is not touched."""
+
+    storage: str
+    """Folder or URI of the results."""
+    output: str
+    """A new folder or URI."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Remove:
+    """Delete an experiment or one of its trials: lists what goes, then asks."""
+
+    storage: str
+    """Folder or URI of the results."""
+    experiment: str
+    """What to delete, or whose trial."""
+    trial: str | None = None
+    """Only this trial, by its id."""
+    yes: bool = False
+    """Do not ask."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Sample texts of a model, alliterating runs highlighted."""
+    """Sample texts of a model, or of a trial after any number of its texts; alliterating runs are highlighted."""
 
-    model: str = "storyteller"
-    """The shipped `storyteller`, a hub id or a folder."""
+    model: str | None = None
+    """The shipped `storyteller` (the default), a hub id or a folder."""
+    storage: str | None = None
+    """Folder or URI of results, to sample from a trial of theirs."""
+    experiment: str | None = None
+    """The trial's experiment."""
+    trial: str | None = None
+    """Its id, as `status` and `query` show it."""
+    generation: int | None = None
+    """After how many of its texts. Default: all."""
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
     """How many."""
     seed: int = 0
@@ -79,7 +130,16 @@ class Sample:
     """Hub id or folder of another tokenizer than the model's own."""
 
 
-COMMANDS = {"sweep": Sweep, "status": Status, "query": Query, "verify": Verify, "sample": Sample}
+COMMANDS = {
+    "sweep": Sweep,
+    "status": Status,
+    "query": Query,
+    "verify": Verify,
+    "sample": Sample,
+    "export": Export,
+    "compact": Compact,
+    "remove": Remove,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,6 +194,9 @@ def _run(command: Any) -> int:
         Query: _query,
         Verify: _verify,
         Sample: _sample,
+        Export: _export,
+        Compact: _compact,
+        Remove: _remove,
     }
     return handlers[type(command)](command)
 
@@ -260,6 +323,10 @@ def _verify(command: Verify) -> int:
     verified = 0
     for experiment, trial_id in reader.trial_ids(storage, command.experiment):
         verdict = verify.verify_trial(storage, experiment, trial_id)
+        if command.deep and verdict.problem is None:
+            from rl_alliteration.replay import open_trial, verify_deep
+
+            verdict = dataclasses.replace(verdict, problem=verify_deep(open_trial(storage, experiment, trial_id)))
         verified += verdict.generations
         for note in verdict.notes:
             console.print(Text(f"note   {experiment}/{trial_id}: {printable(note)}"), soft_wrap=True)
@@ -307,24 +374,78 @@ def _sample(command: Sample) -> int:
 
     if command.number < 1:
         raise UserError(f"-n: {command.number} is not accepted; give 1 or more")
-    loaded = load_model(command.model, tokenizer=command.tokenizer)
+    console = _console()
+    if command.storage is not None:
+        if command.model is not None or command.experiment is None or command.trial is None:
+            raise UserError("--storage: give --experiment and --trial with it, and no --model")
+        from rl_alliteration.replay import open_trial, replay
+
+        trial = open_trial(open_storage(command.storage), command.experiment, command.trial)
+        loaded, model = trial.loaded, replay(trial, command.generation, _say(console)).policy
+    else:
+        if command.experiment or command.trial or command.generation is not None:
+            raise UserError("--storage: give the results' folder with --experiment, --trial and --generation")
+        loaded = load_model(command.model or "storyteller", tokenizer=command.tokenizer)
+        model = loaded.reference()
     prompt = loaded.encode(command.prompt)
     if not len(prompt) < command.max_length <= (loaded.context or command.max_length):
         raise UserError(
             f"--max-length: {command.max_length} is not accepted; "
             f"give {len(prompt) + 1} (the prompt and one) to {loaded.context} (what the model can read)"
         )
-    rollout = sample(
-        loaded.reference(),
-        prompt,
-        uniforms(command.seed, 0, command.number, command.max_length),
-        end_tokens=loaded.end_tokens,
-    )
-    console = _console()
+    if not 0 <= command.seed < 2**63:
+        raise UserError(f"--seed: {command.seed} is not accepted; give an integer from 0 to 2^63 - 1")
+    chances = uniforms(command.seed, 0, command.number, command.max_length)
+    rollout = sample(model, prompt, chances, end_tokens=loaded.end_tokens)
     for ids, length in zip(rollout.token_ids.tolist(), rollout.lengths, strict=True):
         console.print(highlighted(decode_text(loaded.tokenizer, ids[:length], loaded.end_tokens)), soft_wrap=True)
         console.print()
     return 0
+
+
+def _export(command: Export) -> int:
+    from rl_alliteration.replay import export, open_trial, replay
+
+    console = _console()
+    trial = open_trial(open_storage(command.storage), command.experiment, command.trial)
+    trainer = replay(trial, command.generation, _say(console))
+    export(trial, trainer, Path(command.output))
+    _say(console)(f"{trial.trial_id} after {trainer.generation:,} texts is in {command.output}")
+    return 0
+
+
+# --- upkeep ----------------------------------------------------------------------------------------------
+
+
+def _compact(command: Compact) -> int:
+    source = open_storage(command.storage)
+    reader.trial_ids(source)
+    trials = maintenance.compact(source, open_storage(command.output, create=True))
+    _say(_console())(f"{trials} trials copied to {command.output}")
+    return 0
+
+
+def _remove(command: Remove) -> int:
+    storage = open_storage(command.storage)
+    files = maintenance.removal(storage, command.experiment, command.trial)
+    say = _say(_console())
+    for (experiment, trial_id), count in maintenance.texts_by_trial(storage, command.experiment, command.trial).items():
+        say(f"  {experiment}/{trial_id}: {count:,} texts")
+    say(f"{len(files):,} files in {storage}")
+    if not command.yes:
+        if not sys.stdin.isatty():
+            raise UserError("--yes: nobody is there to be asked; give it to delete all the same")
+        if input("Delete them for good? [y/N] ").strip().lower() not in ("y", "yes"):
+            say("Nothing was deleted.")
+            return 0
+    for path in files:
+        storage.delete(path)
+    say("Deleted.")
+    return 0
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda message: console.print(Text(printable(message)), soft_wrap=True)
 
 
 # --- the terminal ----------------------------------------------------------------------------------------

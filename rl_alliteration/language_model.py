@@ -89,14 +89,16 @@ class LanguageModel:
 class LoadedModel:
     """The weights before RL, the tokenizer, and what a trial must know of both."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, end_tokens: frozenset[int]) -> None:
+    def __init__(self, name: str, model: Any, pretrained_tokenizer: Any, end_tokens: frozenset[int]) -> None:
         self.name = name
         self.model = model
-        self.tokenizer = tokenizer
+        self.pretrained_tokenizer = pretrained_tokenizer
+        """As transformers has it: to be saved beside an exported model."""
+        self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
         self.end_tokens = end_tokens
         """Ids that end a text; empty if the model has none."""
         self.weights_fingerprint = fingerprint_weights(model)
-        self.tokenizer_fingerprint = fingerprint_tokenizer(tokenizer, end_tokens)
+        self.tokenizer_fingerprint = fingerprint_tokenizer(self.tokenizer, end_tokens)
 
     @property
     def context(self) -> int | None:
@@ -174,7 +176,7 @@ def load_model(name: str, *, tokenizer: str | None = None, revision: str | None 
     end = model.config.eos_token_id if end is None else end
     end = loaded.eos_token_id if end is None else end
     end_tokens = frozenset([] if end is None else [end] if isinstance(end, int) else end)
-    return LoadedModel(name, model, backend, end_tokens)
+    return LoadedModel(name, model, loaded, end_tokens)
 
 
 def resolve_source(name: str, field: str) -> str:

@@ -16,6 +16,7 @@ from rl_alliteration.results.writer import EventLog, PlannedTrial, read_part
 from rl_alliteration.rewards import get_reward
 from rl_alliteration.trainer import Trainer
 from rl_alliteration.trial import TrialRun
+from rl_alliteration.tune.plan import Sweep
 from rl_alliteration.tune.sweep import store_model
 
 EXPERIMENT = "tiny"
@@ -45,7 +46,7 @@ def run_trial(
 ) -> TrialRun:
     """Run a trial as a sweep would, events included; `stop_after` steps it is left as a kill leaves it."""
     log = EventLog(storage, EXPERIMENT, run_id, {})
-    store_model(storage, trial, loaded)
+    store_model(storage, trial, loaded, Sweep(storage=str(storage)))
     run = open_run(storage, trial, loaded, run_id, keep)
     log.append(trial, schema.RUNNING, generations=run.resumed_at)
     for count in itertools.count():

@@ -140,7 +140,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
     if storage.folder("") is None:
         from fsspec.implementations.arrow import ArrowFSWrapper
 
-        class Wrapped(ArrowFSWrapper):  # type: ignore[misc]
+        class Wrapped(ArrowFSWrapper):
             protocol = str(storage).split(":", 1)[0]
 
         connection.register_filesystem(Wrapped(storage.pyarrow()[0]))

@@ -101,7 +101,7 @@ def _run_trials(
     gpus = asked if asked is not None else float(available["GPU"] >= 1)
     versions = software_versions()
     log = EventLog(storage, sweep.experiment, run_id, versions, lease.check)
-    store_model(storage, found[0].trial, loaded)
+    store_model(storage, found[0].trial, loaded, sweep)
     record = {
         "run_id": run_id,
         "sweep": vars(sweep),
@@ -328,13 +328,15 @@ def check_resources(sweep: Sweep, available: Mapping[str, float]) -> None:
             )
 
 
-def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel) -> None:
+def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, sweep: Sweep) -> None:
     """Keep the tokenizer and a card with the results, so that texts can be checked without the model."""
     folder = f"models/{trial.config.model_fingerprint}"
     card = {
         "model": loaded.name,
         "weights": loaded.weights_fingerprint,
         "tokenizer": loaded.tokenizer_fingerprint,
+        "tokenizer_source": sweep.tokenizer,
+        "revision": sweep.revision,
         "end_tokens": sorted(loaded.end_tokens),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "model_type": loaded.model.config.model_type,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,15 @@ class TrialTrainable(tune.Trainable):
         (Path(checkpoint_dir) / "pointer.json").write_text(json.dumps(pointer))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Called by Tune after a pause or a crash: `setup` has already gone to the newest checkpoint of our store."""
+        """Called by Tune after a pause or a crash: `setup` has already gone to the newest checkpoint of our store.
+
+        Raises:
+            Failure: a scheduler that mutates trials (PBT) gave this one another's state.
+        """
+        with checkpoint.as_directory() if hasattr(checkpoint, "as_directory") else nullcontext(checkpoint) as folder:
+            pointer = json.loads((Path(folder) / "pointer.json").read_text())
+        if pointer["trial_id"] != self._setup.trial.trial_id:
+            raise Failure("schedulers that mutate trials (PBT) are refused: a trial's texts must be of one lineage")
 
     def cleanup(self) -> None:
         """Called by Tune when the actor ends."""

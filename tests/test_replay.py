@@ -1,0 +1,148 @@
+"""Any generation's model can be had again; results can be copied compactly and removed."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+
+import pytest
+import torch
+from trials import EXPERIMENT, planned, rows, run_trial
+
+from rl_alliteration.checkpoints import CheckpointStore
+from rl_alliteration.cli import main
+from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.replay import export, open_trial, replay, verify_deep
+from rl_alliteration.results import reader, schema
+from rl_alliteration.results.maintenance import compact
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.verify import verify_trial
+from rl_alliteration.results.writer import encode_part, read_part
+
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, tiny_gpt_neo, make_config):
+    """A finished trial, and the policy's weights after each of its steps."""
+    storage = Storage(tmp_path_factory.mktemp("replay"))
+    trial = planned(make_config(tiny_gpt_neo, max_length=16, learning_rate=0.01), LENGTH)
+    weights = {}
+
+    def remember(run) -> None:
+        weights[run.trainer.generation] = run.trainer.state().weights
+
+    run_trial(storage, trial, tiny_gpt_neo, keep=1, on_step=remember)
+    return storage, trial, weights
+
+
+@pytest.fixture
+def stored(written, monkeypatch, tiny_gpt_neo):
+    """The trial as its storage has it; "tiny" is a name of these tests alone."""
+    import rl_alliteration.replay as module
+
+    monkeypatch.setattr(module, "load_model", lambda name, **_: tiny_gpt_neo)
+    storage, trial, _ = written
+    return open_trial(storage, EXPERIMENT, trial.trial_id)
+
+
+@pytest.mark.parametrize("generation", [0, 4, 12, 20, 24, None])
+def test_the_model_of_any_generation_comes_back_bit_for_bit(written, stored, generation):
+    _, _, weights = written
+    said: list[str] = []
+    trainer = replay(stored, generation, said.append)
+    reached = LENGTH if generation is None else generation
+    assert trainer.generation == reached
+    if reached:
+        for name, value in trainer.state().weights.items():
+            assert torch.equal(value, weights[reached][name])
+    assert bool(said) == (reached not in (0, LENGTH))
+
+
+@pytest.mark.parametrize("generation", [-4, 2, 28])
+def test_a_generation_without_a_model_is_refused(stored, generation):
+    with pytest.raises(UserError, match="every 4 texts, from 0 to 24"):
+        replay(stored, generation, print)
+
+
+def test_a_replay_that_does_not_meet_the_stored_rows_is_a_failure(stored, tmp_path):
+    shutil.copytree(stored.storage.root, tmp_path / "copy")
+    storage = Storage(tmp_path / "copy")
+    path = schema.part_path("generations", EXPERIMENT, stored.trial_id, 0)
+    changed = read_part(storage, path)
+    changed[5]["lm_cross_entropy"] += 1e-6
+    storage.put(path, encode_part(changed, schema.GENERATIONS))
+    with pytest.raises(Failure, match="generation 5: this machine computes another row"):
+        replay(open_trial(storage, EXPERIMENT, stored.trial_id), 12, print)
+
+
+def test_an_exported_model_is_a_transformers_folder(stored, written, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trainer = replay(stored, 12, print)
+    export(stored, trainer, tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, written[2][12][name])
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("Once upon a time").input_ids == trainer.prompt_ids
+    assert "generation 12" in (tmp_path / "model" / "README.md").read_text()
+    with pytest.raises(UserError, match="not empty"):
+        export(stored, trainer, tmp_path / "model")
+
+
+def test_deep_verification_finds_numbers_that_only_the_model_can_check(stored, tmp_path):
+    assert verify_deep(stored) is None
+    for column, generation in (("original_lm_cross_entropy", 5), ("lm_cross_entropy", 2)):
+        target = tmp_path / column
+        shutil.copytree(stored.storage.root, target)
+        storage = Storage(target)
+        path = schema.part_path("generations", EXPERIMENT, stored.trial_id, 0)
+        changed = read_part(storage, path)
+        changed[generation][column] += 1e-3
+        storage.put(path, encode_part(changed, schema.GENERATIONS))
+        problem = verify_deep(open_trial(storage, EXPERIMENT, stored.trial_id))
+        assert str(problem).startswith(f"generation {generation}: {column}")
+
+
+def test_a_compact_copy_has_the_same_rows_and_verifies(stored, written, tmp_path):
+    source, trial, _ = written
+    before = source.list("")
+    target = Storage(tmp_path)
+    assert compact(source, target) == 1
+    assert len(reader.parts(target, "generations", EXPERIMENT, trial.trial_id)) == 1
+    for dataset in ("generations", "steps"):
+        assert rows(target, trial, dataset) == rows(source, trial, dataset)
+    assert verify_trial(target, EXPERIMENT, trial.trial_id).problem is None
+    assert source.list("") == before
+    with pytest.raises(UserError, match="holds results already"):
+        compact(source, target)
+
+
+def test_remove_lists_then_asks(written, tmp_path, capsys, monkeypatch, tiny_gpt_neo, make_config):
+    shutil.copytree(written[0].root, tmp_path / "copy")
+    storage = Storage(tmp_path / "copy")
+    other = planned(make_config(tiny_gpt_neo, seed=1, max_length=16), 8)
+    run_trial(storage, other, tiny_gpt_neo)
+    flags = ["remove", "--storage", str(storage), "--experiment", EXPERIMENT]
+    before = storage.list("")
+
+    def answer(code: int, *more: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*flags, *more])
+        assert (end.value.code or 0) == code
+        return capsys.readouterr().out
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    answer(2)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(builtins, "input", lambda question: "n")
+    assert "24 texts" in answer(0)
+    assert storage.list("") == before
+    monkeypatch.setattr(builtins, "input", lambda question: "y")
+    answer(0, "--trial", other.trial_id)
+    assert reader.trial_ids(storage) == [(EXPERIMENT, written[1].trial_id)]
+    assert CheckpointStore(storage, EXPERIMENT, other.trial_id).generations() == []
+    assert verify_trial(storage, EXPERIMENT, written[1].trial_id).problem is None
+    answer(0, "--yes")
+    assert not [path for path in storage.list("") if EXPERIMENT in path]
+    answer(2, "--trial", "nothing")
