@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import decimal
 import io
 import json
 import logging
+import math
 import os
 import shlex
 import signal
@@ -16,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import duckdb
+import pyarrow
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +29,7 @@ from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results import maintenance, reader, verify
-from rl_alliteration.results.storage import open_storage
+from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune.plan import Sweep, plan, resolve
 
@@ -214,6 +218,10 @@ def _guarded(work: Callable[[], int]) -> int:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except SystemExit as end:  # Ray's own handler, while it starts, exits with the signal's number
+        return 128 + signal.SIGTERM if end.code == signal.SIGTERM else int(end.code or 0)
+    except (duckdb.Error, pyarrow.ArrowException, OSError) as error:
+        return _complain(f"results could not be read: {error}", 1)
     except BrokenPipeError:  # the reader of our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -230,7 +238,8 @@ def _complain(message: str, code: int) -> int:
 def _sweep(sweep: Sweep) -> int:
     console = _console()
     sweep = resolve(sweep)
-    storage = open_storage(sweep.storage, create=not sweep.dry_run) if not sweep.dry_run else None
+    check_location(sweep.storage)
+    storage = None if sweep.dry_run else open_storage(sweep.storage, create=True)
     from rl_alliteration.language_model import load_model
 
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
@@ -273,7 +282,8 @@ def _print_plan(console: Console, trials: Sequence[PlannedTrial], parameters: in
         )  # fmt: skip
     console.print(table)
     texts = sum(trial.max_generations for trial in trials)
-    bytes_needed = texts * _BYTES_PER_TEXT
+    # Of each trial the two newest checkpoints and that of its end; the original needs none.
+    bytes_needed = texts * _BYTES_PER_TEXT + (len(trials) - 1) * 3 * 4 * parameters
     console.print(Text(f"{len(trials)} trials, {texts:,} texts, about {bytes_needed / 1e6:,.0f} MB on disk"))
 
 
@@ -294,9 +304,9 @@ def _query(command: Query) -> int:
     columns, rows = reader.run_query(open_storage(command.storage), command.sql)
     if command.format == "json":
         for row in rows:
-            print(json.dumps(dict(zip(columns, row, strict=True)), default=str))
+            print(json.dumps(_without_nan(dict(zip(columns, row, strict=True))), default=str, allow_nan=False))
     elif command.format == "csv":
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         safe = printable if sys.stdout.isatty() else str
         writer.writerows([safe(value) if isinstance(value, str) else value for value in row] for row in rows)
@@ -310,6 +320,17 @@ def _query(command: Query) -> int:
     return 0
 
 
+def _without_nan(value: Any) -> Any:
+    """The value with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -321,7 +342,10 @@ def _verify(command: Verify) -> int:
     console = _console()
     wrong = 0
     verified = 0
-    for experiment, trial_id in reader.trial_ids(storage, command.experiment):
+    reader.trial_ids(storage, command.experiment)
+    for experiment, trial_id in reader.all_trials(storage):
+        if command.experiment not in (None, experiment):
+            continue
         verdict = verify.verify_trial(storage, experiment, trial_id)
         if command.deep and verdict.problem is None:
             from rl_alliteration.replay import open_trial, verify_deep
@@ -343,6 +367,25 @@ def _verify(command: Verify) -> int:
 
 def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> None:
     table = Table(title=f"Over the last {LAST} texts of each trial", box=None, pad_edge=False, title_justify="left")
+    if console.width < 100:  # a table would lose what matters
+        for summary in summaries:
+            name = (
+                summary.trial_id
+                if summary.algorithm == "original"
+                else (f"{summary.algorithm} beta {summary.beta:g} seed {summary.seed}")
+            )
+            console.print(
+                Text(
+                    f"{summary.experiment} {name}: {summary.status}, "
+                    f"{summary.generations}/{summary.max_generations} texts, reward {summary.raw_reward:.2f}, "
+                    f"KL {summary.kl_penalty:.2f}, variety {summary.variety:.2f}, "
+                    f"repetition {summary.repetition:.2f}"
+                )
+            )
+            console.print(
+                Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
+            )
+        return
     several = len({summary.experiment for summary in summaries}) > 1
     for column in (*(["experiment"] if several else []), "algorithm", "beta", "seed", "status", "texts", "reward",
                    "KL", "variety", "repetition", "last text"):  # fmt: skip

@@ -85,8 +85,8 @@ class TrialConfig:
         )  # fmt: skip
         _check(self.group_size >= 1, "group-size", "an integer, 1 or more", self.group_size)
         _check(
-            math.isfinite(self.temperature) and self.temperature > 0,
-            "temperature", "a number above 0", self.temperature,
+            0.001 <= self.temperature <= 1000,
+            "temperature", "a number from 0.001 to 1000", self.temperature,
         )  # fmt: skip
         _check(self.top_k >= 0, "top-k", "0 (the full distribution) or more", self.top_k)
         _check(self.max_length >= 2, "max-length", "at least 2 tokens", self.max_length)

@@ -47,6 +47,9 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--prompt", ""), "--prompt: '' encodes to no token"),
         (("--max-generations", "15"), "--max-generations: 15 is no multiple of the group size 10"),
         (("--max-generations", "0"), "--max-generations: 0"),
+        (("--checkpoint-every", "0"), "--checkpoint-every: 0 is not accepted"),
+        (("--algorithm", "reinforce", "--group-size", "0"), "--group-size: 0 is not accepted"),
+        (("--temperature", "1e-300"), "--temperature: 1e-300"),
         (("--checkpoint-every", "7"), "--checkpoint-every: 7 is no multiple of the group size 10"),
         (("--experiment", "Bad name"), "--experiment: 'Bad name'"),
         (("--experiment", "../up"), "--experiment: '../up'"),
@@ -80,6 +83,9 @@ def test_a_bad_sweep_is_refused_in_one_line_before_anything_starts(capsys, tmp_p
         ("/proc/nowhere", "--storage: '/proc/nowhere' cannot be written"),
         ("s3://key:secret@bucket/results", "must not carry a user name or password"),
         ("ftp://host/results", "--storage: ftp:// is not supported"),
+        ("http://[", "--storage: 'http://[' is not accepted"),
+        ("", "--storage: '' is not accepted"),
+        ("~nobody-of-that-name/x", "cannot be reached"),
     ],
 )
 def test_a_bad_storage_is_refused(capsys, storage, named):
@@ -109,6 +115,7 @@ def test_an_empty_or_missing_results_folder_is_said(capsys, tmp_path, command):
         ("COPY generations TO 'x.csv'", "one SELECT"),
         ("CREATE TABLE t AS SELECT 1", "one SELECT"),
         ("SET threads = 1", "one SELECT"),
+        ("EXPLAIN ANALYZE COPY (SELECT 1) TO 'x.parquet'", "one SELECT"),
         ("INSTALL httpfs", "one SELECT"),
         ("ATTACH 'x.db'", "one SELECT"),
         ("SELECT * FROM read_text('/etc/hostname')", "Permission Error"),
@@ -130,6 +137,65 @@ def test_query_answers_in_each_format(capsys, results):
     ]
     assert '{"beta": 10.0, "texts": 8}' in run(capsys, "query", "--storage", results, sql, "--format", "json")[1]
     assert "texts" in run(capsys, "query", "--storage", results, sql)[1]
+
+
+@pytest.mark.parametrize("name", ["with space", "v[2]", "wild*card?", "back\\slash", "a=b", "quo'te\"s", "ünï"])
+def test_a_storage_may_have_any_name(capsys, results, tmp_path, name):
+    import shutil
+
+    shutil.copytree(results, tmp_path / name)
+    (tmp_path / "v2").mkdir()  # what the pattern v[2] would mean
+    for command in (("status",), ("query", "SELECT count(*) AS texts FROM generations", "--format", "csv")):
+        code, out, err = run(capsys, *command, "--storage", str(tmp_path / name))
+        assert (code, err) == (0, "")
+        assert "8/8" in out or out == "texts\n16\n"
+
+
+def test_times_with_a_zone_come_back(capsys, results):
+    assert run(capsys, "query", "--storage", results, "SELECT max(written_at::timestamptz) FROM trials")[0] == 0
+
+
+def test_json_is_json(capsys, results):
+    out = run(capsys, "query", "--storage", results, "SELECT 'nan'::double AS x, [1.5] AS y", "--format", "json")[1]
+    assert out == '{"x": null, "y": [1.5]}\n'
+
+
+@pytest.mark.parametrize("damage", ["part", "event", "tokenizer", "card", "manifest", "lease", "stray"])
+def test_damaged_results_are_told_in_one_line(capsys, results, tmp_path, damage):
+    import shutil
+
+    shutil.copytree(results, tmp_path / "r")
+    root = tmp_path / "r"
+    pattern = {
+        "part": "generations/**/part-00000000.parquet",
+        "event": "trials/**/part-00000000.parquet",
+        "tokenizer": "models/*/tokenizer.json",
+        "card": "models/*/card.json",
+        "manifest": "manifests/*/*/part-00000000.json",
+    }.get(damage)
+    if pattern:
+        path = sorted(root.glob(pattern))[0]
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "lease":
+        (root / "leases").mkdir(exist_ok=True)
+        (root / f"leases/{EXPERIMENT}.json").write_text('{"owner": "x", "pid": "y"}')
+    else:
+        folder = sorted(root.glob("generations/*/*"))[0]
+        (folder / "part-00000000 (copy).parquet").write_bytes(b"x")
+        (folder / ".DS_Store").write_bytes(b"x")
+    for command in ("verify", "status"):
+        code, out, err = run(capsys, command, "--storage", str(root))
+        assert "Traceback" not in out + err
+        assert err.count("\n") <= 1
+        if command == "verify":
+            assert code == (0 if damage in ("stray", "lease") else 1)
+
+
+def test_a_narrow_terminal_loses_nothing(capsys, results, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    out = run(capsys, "status", "--storage", results)[1]
+    assert out.count("Once upon a time") == 2
+    assert "beta 10 seed 0" in out
 
 
 def test_status_has_a_row_a_trial(capsys, results):

@@ -165,7 +165,7 @@ def test_a_trial_that_fails_is_told_and_fails_the_sweep(tmp_path, tiny_gpt_neo_f
         "calls = []\n"
         "@reward('breaks')\n"
         "def breaks(text):\n    calls.append(text)\n    return math.nan if len(calls) > 10 else 1.0\n"
-        f"main({[*arguments, '--reward', 'breaks', '--checkpoint-every', '4']!r})\n"
+        f"main({[*arguments, '--reward', 'breaks', '--checkpoint-every', '400']!r})\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
@@ -175,6 +175,8 @@ def test_a_trial_that_fails_is_told_and_fails_the_sweep(tmp_path, tiny_gpt_neo_f
         Storage(tmp_path / "results"), "SELECT status, reason, generations FROM trials WHERE algorithm = 'rloo'"
     )[1]
     assert failed == [("failed", "diverged", 8)]
+    assert_texts_of_rloo = "SELECT count(*) FROM generations WHERE algorithm = 'rloo'"
+    assert reader.run_query(Storage(tmp_path / "results"), assert_texts_of_rloo)[1] == [(8,)]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -30,7 +30,7 @@ LENGTHS = {"storyteller": 20, "tiny_gpt_neo": 40, "tiny_llama": 40}
 
 
 def with_ends(loaded, end_tokens, dtype=torch.float32):
-    return LoadedModel(loaded.name, copy.deepcopy(loaded.model).to(dtype), loaded.tokenizer, end_tokens)
+    return LoadedModel(loaded.name, copy.deepcopy(loaded.model).to(dtype), loaded.pretrained_tokenizer, end_tokens)
 
 
 def make_trainer(loaded, config, reward=None):
@@ -455,7 +455,7 @@ def test_fingerprints_tell_models_apart(tiny_gpt_neo, tiny_llama, storyteller):
     changed = copy.deepcopy(tiny_gpt_neo.model)
     with torch.no_grad():
         changed.transformer.wpe.weight[-1, -1] += 1e-6
-    other = LoadedModel("other", changed, tiny_gpt_neo.tokenizer, tiny_gpt_neo.end_tokens)
+    other = LoadedModel("other", changed, tiny_gpt_neo.pretrained_tokenizer, tiny_gpt_neo.end_tokens)
     assert other.weights_fingerprint != tiny_gpt_neo.weights_fingerprint
     assert with_ends(tiny_gpt_neo, frozenset()).tokenizer_fingerprint != tiny_gpt_neo.tokenizer_fingerprint
 
@@ -463,7 +463,7 @@ def test_fingerprints_tell_models_apart(tiny_gpt_neo, tiny_llama, storyteller):
 def test_a_policys_fingerprint_is_its_models(storyteller):
     # Fusing moves the weights to other memory; the numbers stay.
     policy = storyteller.policy()
-    again = LoadedModel("again", policy.model, storyteller.tokenizer, storyteller.end_tokens)
+    again = LoadedModel("again", policy.model, storyteller.pretrained_tokenizer, storyteller.end_tokens)
     assert again.weights_fingerprint == storyteller.weights_fingerprint
 
 

@@ -148,6 +148,33 @@ def test_a_part_dropped_with_its_manifest_is_found_by_the_event_log(copy):
     assert "generation 16: missing" in str(verify_trial(storage, EXPERIMENT, trial.trial_id).problem)
 
 
+def test_a_changed_or_missing_event_is_found(copy):
+    storage, trial = copy
+    path = schema.part_path("trials", EXPERIMENT, trial.trial_id, 0)
+    before = storage.get(path)
+    rewrite(storage, trial, "trials", 0, _set(0, host=lambda row: "elsewhere"))
+    assert "event 0" in str(verify_trial(storage, EXPERIMENT, trial.trial_id).problem)
+    storage.put(path, before)
+    storage.delete(schema.part_path("trials", EXPERIMENT, trial.trial_id, 1))
+    assert "event" in str(verify_trial(storage, EXPERIMENT, trial.trial_id).problem)
+
+
+def test_updates_without_texts_are_found(copy):
+    storage, trial = copy
+    part = storage.get(schema.part_path("steps", EXPERIMENT, trial.trial_id, 16))
+    storage.put(schema.part_path("steps", EXPERIMENT, trial.trial_id, 40), part)
+    assert "generation 40" in str(verify_trial(storage, EXPERIMENT, trial.trial_id).problem)
+
+
+def test_a_missing_manifest_is_found_but_for_the_last(copy):
+    storage, trial = copy
+    storage.delete(schema.manifest_path(EXPERIMENT, trial.trial_id, 16))
+    verdict = verify_trial(storage, EXPERIMENT, trial.trial_id)
+    assert (verdict.problem, len(verdict.notes)) == (None, 2)
+    storage.delete(schema.manifest_path(EXPERIMENT, trial.trial_id, 0))
+    assert "has no manifest" in str(verify_trial(storage, EXPERIMENT, trial.trial_id).problem)
+
+
 def test_a_file_that_is_no_parquet_is_named(copy):
     storage, trial = copy
     path = schema.part_path("generations", EXPERIMENT, trial.trial_id, 8)

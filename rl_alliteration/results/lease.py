@@ -165,7 +165,10 @@ def _read(storage: Storage, experiment: str) -> tuple[LeaseState | None, str | N
         return None, None
     data, tag = found
     try:
-        return LeaseState(**json.loads(data)), tag
+        state = LeaseState(**json.loads(data))
+        if not (isinstance(state.pid, int) and isinstance(state.epoch, int) and state.renewed_at >= 0):
+            raise ValueError("its numbers are none")
+        return state, tag
     except (ValueError, TypeError) as error:
         raise Failure(f"{lease_path(experiment)} is no lease; remove it if no sweep is running") from error
 
@@ -174,8 +177,12 @@ def _is_dead(state: LeaseState) -> bool:
     """Whether the holder was a process of this host that is gone."""
     if state.host != platform.node():
         return False
-    if state.boot_id != _boot_id():
+    boot, _, namespace = state.boot_id.partition("pid:")
+    own_boot, _, own_namespace = _boot_id().partition("pid:")
+    if boot != own_boot:
         return True
+    if namespace != own_namespace:
+        return False
     try:
         os.kill(state.pid, 0)
     except ProcessLookupError:
@@ -191,6 +198,7 @@ def _is_dead(state: LeaseState) -> bool:
 
 def _boot_id() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # Processes of another container on this host have numbers of their own.
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""

@@ -30,14 +30,19 @@ def compact(source: Storage, target: Storage) -> int:
         recorded = {}
         generations = 0
         for dataset in ("steps", "generations", "trials"):
+            if dataset == "trials":  # small, and each event has a checksum of its own
+                events = parts(source, dataset, experiment, trial_id)
+                listed = [p for p in source.list(f"manifests/{experiment}/{trial_id}") if "/event-" in p]
+                for path in events + listed:
+                    target.put(path, source.get(path))
+                continue
             rows = [row for path in parts(source, dataset, experiment, trial_id) for row in read_part(source, path)]
             if not rows:
                 continue
             data = encode_part(rows, schema.DATASETS[dataset])
             target.put(schema.part_path(dataset, experiment, trial_id, 0), data)
-            if dataset != "trials":
-                digests = [row_digest(row) for row in rows]
-                recorded[dataset] = {"sha256": hashlib.sha256(data).hexdigest(), "rows": digests}
+            digests = [row_digest(row) for row in rows]
+            recorded[dataset] = {"sha256": hashlib.sha256(data).hexdigest(), "rows": digests}
             if dataset == "generations":
                 generations = len(rows)
         if recorded:

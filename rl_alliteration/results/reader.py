@@ -13,9 +13,9 @@ from rl_alliteration.errors import UserError
 from rl_alliteration.results import schema
 from rl_alliteration.results.lease import is_live, read_lease
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.results.writer import read_part
+from rl_alliteration.results.writer import part_paths, read_part
 
-_PART = re.compile(r"\w+/experiment=(?P<experiment>[^/]+)/trial_id=(?P<trial_id>[^/]+)/part-\d+\.parquet")
+_PART = re.compile(r"\w+/experiment=(?P<experiment>[^/]+)/trial_id=(?P<trial_id>[^/]+)/part-\d{8,}\.parquet")
 _KEYS = {"experiment": pa.string(), "trial_id": pa.string()}
 
 
@@ -53,7 +53,7 @@ def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ..
     try:
         statements = connection.extract_statements(sql)
         kinds = [statement.type for statement in statements]
-        if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN]):
+        if kinds != [duckdb.StatementType.SELECT]:  # EXPLAIN ANALYZE would run what it explains
             raise UserError("query: one SELECT is accepted (generations, steps, trials, trial_events)")
         for setting in (
             f"allowed_directories = [{_quote(str(storage))}]",
@@ -66,6 +66,15 @@ def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ..
         return answer.columns, answer.fetchall()
     except duckdb.Error as error:
         raise UserError(f"query: {str(error).strip()}") from error
+
+
+def all_trials(storage: Storage) -> list[tuple[str, str]]:
+    """(experiment, trial id) of whatever has left a trace: a part of any dataset, or checksums. Sorted."""
+    found = {pair for dataset in schema.DATASETS for pair in _trials_of(storage, dataset)}
+    for path in storage.list("manifests"):
+        _, experiment, trial_id, *_ = path.split("/")
+        found.add((experiment, trial_id))
+    return sorted(found)
 
 
 def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str, str]]:
@@ -86,8 +95,7 @@ def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str
 
 def parts(storage: Storage, dataset: str, experiment: str, trial_id: str) -> list[str]:
     """Paths of a trial's parts, in the order of their numbers."""
-    folder = schema.trial_folder(dataset, experiment, trial_id)
-    return [path for path in storage.list(folder) if path.endswith(".parquet")]
+    return part_paths(storage, dataset, experiment, trial_id)
 
 
 def last_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, Any] | None:
@@ -114,7 +122,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, datase
     names = ", ".join([*_KEYS, *columns.names])
     found = bool(_trials_of(storage, dataset))
     if found:
-        root = re.sub(r"[*?\[]", lambda special: f"[{special[0]}]", str(storage))  # a folder's name is no pattern
+        root = re.sub(r"[*?\[\\]", lambda special: f"[{special[0]}]", str(storage))  # a folder's name is no pattern
         pattern = _quote(f"{root}/{dataset}/experiment=*/trial_id=*/part-*.parquet")
         types = "{'experiment': VARCHAR, 'trial_id': VARCHAR}"
         source = f"read_parquet({pattern}, hive_partitioning = true, hive_types = {types})"

@@ -119,3 +119,8 @@ def part_number(path: str) -> int:
 def manifest_path(experiment: str, trial_id: str, number: int) -> str:
     """Path of the checksums of the part that begins with generation `number`."""
     return f"manifests/{experiment}/{trial_id}/part-{number:08d}.json"
+
+
+def event_manifest_path(experiment: str, trial_id: str, number: int) -> str:
+    """Path of the checksum of event `number`."""
+    return f"manifests/{experiment}/{trial_id}/event-{number:08d}.json"

@@ -217,7 +217,8 @@ class ObjectStorage(Storage):
 
 def storage_at(location: str) -> Storage:
     """The storage at a folder or a URI, unchecked."""
-    return ObjectStorage(location) if urlsplit(location).scheme in OBJECT_STORES else Storage(location)
+    is_object_store = location.startswith(tuple(f"{scheme}://" for scheme in OBJECT_STORES))
+    return ObjectStorage(location) if is_object_store else Storage(location)
 
 
 def open_storage(location: str, *, create: bool = False) -> Storage:
@@ -230,10 +231,39 @@ def open_storage(location: str, *, create: bool = False) -> Storage:
     Raises:
         UserError: it is not there, or cannot be written, or is neither.
     """
+    check_location(location)
+    try:
+        storage = storage_at(location)
+        if isinstance(storage, ObjectStorage):
+            storage.list("leases")
+        elif not create and not storage.root.is_dir():
+            raise UserError(f"--storage: no folder {location!r}; give the folder that a sweep wrote to")
+    except ImportError as error:
+        raise UserError("--storage: object stores need an extra; pip install 'rl_alliteration[s3]'") from error
+    except (Failure, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"--storage: {location[:100]!r} cannot be reached ({error})") from error
+    if create:
+        probe = f"staging/{uuid.uuid4().hex}"
+        try:
+            storage.put(probe, b"")
+            storage.delete(probe)
+        except (OSError, Failure) as error:
+            raise UserError(f"--storage: {location[:100]!r} cannot be written ({error}); give one that can") from error
+    return storage
+
+
+def check_location(location: str) -> None:
+    """What can be said of a storage's name alone.
+
+    Raises:
+        UserError: it carries a password, or is neither a folder nor an object store.
+    """
+    if not location.strip():
+        raise UserError("--storage: '' is not accepted; give a folder or s3://bucket/prefix")
     try:
         parts = urlsplit(location)
-    except ValueError:
-        parts = urlsplit("")
+    except ValueError as error:
+        raise UserError(f"--storage: {location[:100]!r} is not accepted ({error})") from error
     if parts.scheme and "://" in location:
         if "@" in parts.netloc:
             raise UserError(
@@ -243,24 +273,6 @@ def open_storage(location: str, *, create: bool = False) -> Storage:
             raise UserError(f"--storage: {parts.scheme}:// is not supported; give a folder or s3://bucket/prefix")
         if not parts.netloc:
             raise UserError(f"--storage: {location!r} names no bucket; give s3://bucket/prefix")
-    try:
-        storage = storage_at(location)
-        if isinstance(storage, ObjectStorage):
-            storage.list("leases")
-        elif not create and not storage.root.is_dir():
-            raise UserError(f"--storage: no folder {location!r}; give the folder that a sweep wrote to")
-    except ImportError as error:
-        raise UserError("--storage: object stores need an extra; pip install 'rl_alliteration[s3]'") from error
-    except (Failure, OSError, ValueError) as error:
-        raise UserError(f"--storage: {location!r} cannot be reached ({error})") from error
-    if create:
-        probe = f"staging/{uuid.uuid4().hex}"
-        try:
-            storage.put(probe, b"")
-            storage.delete(probe)
-        except (OSError, Failure) as error:
-            raise UserError(f"--storage: {location!r} cannot be written ({error}); give one that can") from error
-    return storage
 
 
 def _endpoint() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -119,8 +121,8 @@ def _hyperparameter_summary(hyperparameters: Mapping[str, Any]) -> Any:
 
 
 def _text_value(text: str) -> Any:
-    # Indented by four, TensorBoard's Markdown shows it letter for letter.
-    block = "\n".join(f"    {line}" for line in text.splitlines())
-    tensor = TensorProto(dtype=DT_STRING, string_val=[block.encode()])
+    # TensorBoard renders Markdown: everything that means something there is escaped, line ends are kept.
+    escaped = re.sub(r"([\\`*_{}\[\]()#+\-.!|~>])", r"\\\1", html.escape(text, quote=False))
+    tensor = TensorProto(dtype=DT_STRING, string_val=["  \n".join(escaped.splitlines()).encode()])
     metadata = create_summary_metadata(display_name="text", description="first text of the group")
     return Summary.Value(tag="text", metadata=metadata, tensor=tensor)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.config import ORIGINAL, TrialConfig
 from rl_alliteration.results import schema
-from rl_alliteration.results.reader import last_event, parts
+from rl_alliteration.results.reader import parts
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part, row_digest
 from rl_alliteration.rewards import REWARDS
@@ -43,17 +44,13 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
     """Check one trial: generations without gap or double, texts, rewards, composites, advantages, checksums."""
     notes: list[str] = []
     generations = 0
+    unlisted = 0
     try:
-        event = last_event(storage, experiment, trial_id)
-        if event is None:
-            raise _Wrong("no event of it in `trials`")
-        config = TrialConfig.from_json(event["config"])
-        if config.trial_id != trial_id:
-            raise _Wrong(f"its configuration belongs to {config.trial_id}")
+        event, config = _check_events(storage, experiment, trial_id, notes)
         manifests = _manifests(storage, experiment, trial_id)
         check_row = _row_checks(storage, config, notes)
         for path in parts(storage, "generations", experiment, trial_id):
-            rows = _read(storage, path)
+            rows = _read(storage, path, schema.GENERATIONS)
             manifest = manifests.pop(schema.part_number(path), None)
             _check_order(rows, generations, config, path)
             for row in rows:
@@ -62,6 +59,10 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
             _check_digests(storage, path, "generations", rows, manifest, notes)
             generations += len(rows)
             _check_updates(storage, experiment, trial_id, rows, config, manifest, notes)
+            unlisted += manifest is None
+            if manifest is not None and unlisted:
+                raise _Wrong(f"generation {generations - len(rows)}: a part before {path} has no manifest")
+        _check_orphans(storage, experiment, trial_id, generations, event, notes)
         if manifests:
             missing = min(manifests)
             raise _Wrong(f"generation {max(missing, generations)}: its part-{missing:08d} is missing")
@@ -71,12 +72,62 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
             raise _Wrong(f"generation {generations}: missing, the trial finished at {event['max_generations']}")
     except _Wrong as wrong:
         return Verdict(experiment, trial_id, generations, str(wrong), tuple(notes))
+    except Exception as error:  # a value of a kind that nothing writes: nulls, negative tokens, unreadable files
+        problem = f"after generation {generations}: cannot be read: {type(error).__name__}: {error}"
+        return Verdict(experiment, trial_id, generations, problem, tuple(notes))
     return Verdict(experiment, trial_id, generations, None, tuple(notes))
+
+
+def _check_events(storage: Storage, experiment: str, trial_id: str, notes: list[str]) -> tuple[Row, TrialConfig]:
+    """The event log, whole and as it was written; its newest event and the configuration in it."""
+    paths = parts(storage, "trials", experiment, trial_id)
+    if not paths:
+        raise _Wrong("no event of it in `trials`")
+    folder = f"manifests/{experiment}/{trial_id}"
+    listed = {path for path in storage.list(folder) if "/event-" in path}
+    event: Row = {}
+    for number, path in enumerate(paths):
+        if schema.part_number(path) != number:
+            raise _Wrong(f"event {number} is missing in `trials`")
+        rows = _read(storage, path, schema.TRIALS)
+        if len(rows) != 1 or rows[0]["event"] != number:
+            raise _Wrong(f"event {number}: {path} is not the event that was written")
+        event = rows[0]
+        manifest = schema.event_manifest_path(experiment, trial_id, number)
+        if manifest not in listed:
+            if number < len(paths) - 1:
+                raise _Wrong(f"event {number}: its checksum is missing")
+            notes.append(f"{path} has no manifest: its checksum was not compared")
+            continue
+        listed.discard(manifest)
+        if hashlib.sha256(storage.get(path)).hexdigest() != json.loads(storage.get(manifest))["sha256"]:
+            raise _Wrong(f"event {number}: {path} is not what was written")
+    if listed:
+        raise _Wrong(f"{min(listed)}: its event is missing in `trials`")
+    config = TrialConfig.from_json(event["config"])
+    if config.trial_id != trial_id:
+        raise _Wrong(f"its configuration belongs to {config.trial_id}")
+    return event, config
+
+
+def _check_orphans(
+    storage: Storage, experiment: str, trial_id: str, generations: int, event: Row, notes: list[str]
+) -> None:
+    """Updates without texts: a kill between the two leaves one part of them, which the next run takes up."""
+    texts = {schema.part_number(path) for path in parts(storage, "generations", experiment, trial_id)}
+    for path in parts(storage, "steps", experiment, trial_id):
+        number = schema.part_number(path)
+        if number not in texts:
+            if number != generations or event["status"] == schema.FINISHED:
+                raise _Wrong(f"generation {number}: {path} has no texts beside it")
+            notes.append(f"{path} has no texts beside it yet")
 
 
 def _manifests(storage: Storage, experiment: str, trial_id: str) -> dict[int, Row]:
     found = {}
     for path in storage.list(f"manifests/{experiment}/{trial_id}"):
+        if "/part-" not in path:
+            continue
         try:
             manifest = json.loads(storage.get(path))
             found[int(manifest["first_generation"])] = manifest
@@ -85,12 +136,11 @@ def _manifests(storage: Storage, experiment: str, trial_id: str) -> dict[int, Ro
     return found
 
 
-def _read(storage: Storage, path: str) -> list[Row]:
+def _read(storage: Storage, path: str, wanted: pa.Schema) -> list[Row]:
     try:
         rows = read_part(storage, path)
     except Exception as error:
         raise _Wrong(f"{path}: not readable as Parquet ({type(error).__name__})") from error
-    wanted = schema.GENERATIONS if path.startswith("generations/") else schema.STEPS
     for row in rows[:1]:
         if set(row) != set(wanted.names):
             raise _Wrong(f"{path}: its columns are not those of schema version {schema.SCHEMA_VERSION}")
@@ -183,7 +233,7 @@ def _check_updates(
     path = schema.part_path("steps", experiment, trial_id, first)
     if not storage.exists(path):
         raise _Wrong(f"generation {first}: {path} is missing")
-    rows = _read(storage, path)
+    rows = _read(storage, path, schema.STEPS)
     if len(rows) * config.group_size != len(texts):
         raise _Wrong(f"generation {first}: {path} has {len(rows)} updates for {len(texts)} texts")
     for index, row in enumerate(rows):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl_alliteration.config import TrialConfig, canonical_json
+from rl_alliteration.errors import Failure
 from rl_alliteration.results import schema
 from rl_alliteration.results.storage import Storage
 
 Row = Mapping[str, Any]
+_PART_NAME = re.compile(r"part-\d{8,}\.parquet")
 
 
 def encode_part(rows: Sequence[Row], columns: pa.Schema) -> bytes:
@@ -147,12 +150,22 @@ def stored_parts(storage: Storage, experiment: str, trial_id: str) -> dict[int, 
 
     A part counts whose updates are there too; a kill between the two leaves the updates alone.
     """
-    folder = schema.trial_folder("generations", experiment, trial_id)
     found = {}
-    for path in storage.list(folder):
-        with storage.open(path) as file, pq.ParquetFile(file) as part:
-            found[schema.part_number(path)] = part.metadata.num_rows
+    for path in part_paths(storage, "generations", experiment, trial_id):
+        try:
+            with storage.open(path) as file, pq.ParquetFile(file) as part:
+                found[schema.part_number(path)] = part.metadata.num_rows
+        except pa.ArrowException as error:
+            raise Failure(
+                f"{path} is damaged; delete it and run the same command again: it will be computed again"
+            ) from error
     return found
+
+
+def part_paths(storage: Storage, dataset: str, experiment: str, trial_id: str) -> list[str]:
+    """Paths of a trial's parts, in the order of their numbers. Files of other names are not ours."""
+    folder = schema.trial_folder(dataset, experiment, trial_id)
+    return [path for path in storage.list(folder) if _PART_NAME.fullmatch(path.rsplit("/", 1)[1])]
 
 
 def read_part(storage: Storage, path: str) -> list[dict[str, Any]]:
@@ -162,7 +175,7 @@ def read_part(storage: Storage, path: str) -> list[dict[str, Any]]:
         OSError, pyarrow.ArrowException: it is not there, or no Parquet file.
     """
     with storage.open(path) as file, pq.ParquetFile(file) as part:
-        rows: list[dict[str, Any]] = part.read().to_pylist()
+        rows: list[dict[str, Any]] = part.read(use_threads=False).to_pylist()
     return rows
 
 
@@ -247,11 +260,16 @@ class EventLog:
             "checkpoint_every": trial.checkpoint_every,
         }
         path = schema.part_path("trials", self.experiment, trial.trial_id, event)
-        self.storage.put(path, encode_part([row], schema.TRIALS))
+        data = encode_part([row], schema.TRIALS)
+        self.storage.put(path, data)
+        digest = {"sha256": hashlib.sha256(data).hexdigest()}
+        self.storage.put(
+            schema.event_manifest_path(self.experiment, trial.trial_id, event), json.dumps(digest).encode()
+        )
         self._next[trial.trial_id] = event + 1
 
     def _number(self, trial_id: str) -> int:
         if trial_id not in self._next:
-            parts = self.storage.list(schema.trial_folder("trials", self.experiment, trial_id))
+            parts = part_paths(self.storage, "trials", self.experiment, trial_id)
             self._next[trial_id] = max((schema.part_number(part) for part in parts), default=-1) + 1
         return self._next[trial_id]

@@ -163,7 +163,7 @@ def resolve(sweep: Sweep) -> Sweep:
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
         learning_rate=sweep.learning_rate if sweep.learning_rate is not None else rate,
         top_k=STUDY_TOP_K if sweep.as_published else sweep.top_k or 0,
-        checkpoint_every=sweep.checkpoint_every or preset.checkpoint_every,
+        checkpoint_every=sweep.checkpoint_every if sweep.checkpoint_every is not None else preset.checkpoint_every,
     )
     _check_counts(resolved)
     get_reward(reward)
@@ -273,6 +273,8 @@ def _check_counts(sweep: Sweep) -> None:
     checkpoints_kept(sweep)
     if sweep.max_failures < 0:
         raise UserError(f"--max-failures: {sweep.max_failures} is not accepted; give 0 or more")
+    if sweep.group_size is not None and sweep.group_size < 1:
+        raise UserError(f"--group-size: {sweep.group_size} is not accepted; give 1 or more (rloo: 2 or more)")
     for field in ("max_generations", "checkpoint_every"):
         value = getattr(sweep, field)
         flag = "--" + field.replace("_", "-")

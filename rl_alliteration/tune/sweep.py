@@ -372,7 +372,7 @@ def _ray(address: str) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise Failure(f"no Ray at {address!r}: {' '.join(str(error).split())[:300]}") from error
     try:
         yield

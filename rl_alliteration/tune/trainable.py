@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ class TrialTrainable(tune.Trainable):
                     break
         except Failure as failure:  # told to the driver, not raised: another try would end the same way
             self._failure = str(failure)
+            with suppress(Failure):  # the texts before it stay; a storage that refuses will refuse again
+                run.publish(end=True)
         return {
             "done": run.done or bool(self._failure),
             "generations": run.trainer.generation,
@@ -137,7 +140,9 @@ class TrialTrainable(tune.Trainable):
         self._failure = ""
         trial, config = setup.trial, setup.trial.config
         torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(True)
+        # On a GPU some operations have no deterministic kernel in every version: told, not refused.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=setup.gpu)
         device = torch.device("cuda" if setup.gpu else "cpu")
         self._device_name = torch.cuda.get_device_name() if setup.gpu else "cpu"
         if self._loaded is None or self._loaded.weights_fingerprint != config.weights:
