@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -56,7 +58,7 @@ def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ..
         if kinds != [duckdb.StatementType.SELECT]:  # EXPLAIN ANALYZE would run what it explains
             raise UserError("query: one SELECT is accepted (generations, steps, trials, trial_events)")
         for setting in (
-            f"allowed_directories = [{_quote(str(storage))}]",
+            f"allowed_directories = [{_quote(_pattern_root(storage))}]",
             "enable_external_access = false",
             "python_enable_replacements = false",
             "lock_configuration = true",
@@ -122,8 +124,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, datase
     names = ", ".join([*_KEYS, *columns.names])
     found = bool(_trials_of(storage, dataset))
     if found:
-        root = re.sub(r"[*?\[\\]", lambda special: f"[{special[0]}]", str(storage))  # a folder's name is no pattern
-        pattern = _quote(f"{root}/{dataset}/experiment=*/trial_id=*/part-*.parquet")
+        pattern = _quote(f"{_pattern_root(storage)}/{dataset}/experiment=*/trial_id=*/part-*.parquet")
         types = "{'experiment': VARCHAR, 'trial_id': VARCHAR}"
         source = f"read_parquet({pattern}, hive_partitioning = true, hive_types = {types})"
     else:
@@ -141,6 +142,20 @@ def _trials_of(storage: Storage, dataset: str) -> set[tuple[str, str]]:
         for match in map(_PART.fullmatch, storage.list(dataset))
         if match is not None
     }
+
+
+_LINKS: dict[str, tempfile.TemporaryDirectory[str]] = {}
+
+
+def _pattern_root(storage: Storage) -> str:
+    """The storage as DuckDB may be given it: a folder whose name would be read as a pattern goes by a link to it."""
+    root = str(storage)
+    if not re.search(r"[*?\[\\]", root):
+        return root
+    if root not in _LINKS:
+        _LINKS[root] = tempfile.TemporaryDirectory(prefix="rl_alliteration-")
+        Path(_LINKS[root].name, "results").symlink_to(root, target_is_directory=True)
+    return f"{_LINKS[root].name}/results"
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
