@@ -6,11 +6,15 @@ B texts, T tokens, H heads, D width of a head, C = H · D width, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rl_alliteration.linear import Packed, linear, pack
 
 
 class GPTNeoForward:
@@ -28,6 +32,8 @@ class GPTNeoForward:
         self.windows = [config.window_size if kind == "local" else None for kind in config.attention_layers]
         self.blocks = list(model.transformer.h)
         self.fused = [_fuse_query_key_value(block.attn.attention) for block in self.blocks]
+        self._decoding: list[_Layer] = []
+        self._output: Callable[[Tensor], Tensor] = model.lm_head
         self._cache: Tensor | None = None
         self._position = 0
 
@@ -44,14 +50,16 @@ class GPTNeoForward:
         positions = torch.arange(length, device=token_ids.device)
         x = transformer.wte(token_ids) + transformer.wpe(positions)
         for block, window in zip(self.blocks, self.windows, strict=True):
-            attention = block.attn.attention
+            attention, mlp = block.attn.attention, block.mlp
             weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-            projected = F.linear(block.ln_1(x), weight).view(texts, length, 3, self.heads, self.head_width)
+            projected = linear(block.ln_1(x), weight).view(texts, length, 3, self.heads, self.head_width)
             query, key, value = projected.permute(2, 0, 3, 1, 4)
             attended = _causal_attention(query, key, value, window)
-            x = x + attention.out_proj(attended.transpose(1, 2).reshape(texts, length, self.width))
-            x = x + _feed_forward(block, x)
-        return self.model.lm_head(transformer.ln_f(x))
+            merged = attended.transpose(1, 2).reshape(texts, length, self.width)
+            x = x + linear(merged, attention.out_proj.weight, attention.out_proj.bias)
+            hidden = F.gelu(linear(block.ln_2(x), mlp.c_fc.weight, mlp.c_fc.bias), approximate="tanh")
+            x = x + linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias)
+        return linear(transformer.ln_f(x), self.model.lm_head.weight)
 
     @torch.no_grad()
     def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
@@ -61,19 +69,22 @@ class GPTNeoForward:
         cache = self._cache
         if cache is None or cache.shape != shape:
             cache = self._cache = self.model.transformer.wte.weight.new_empty(shape)
+        # An update since the last group has changed the weights in place: what was made of them is made anew.
+        self._decoding = [_Layer.of(block, fused, texts) for block, fused in zip(self.blocks, self.fused, strict=True)]
+        self._output = pack(self.model.lm_head.weight, None, texts)
         transformer = self.model.transformer
         x = transformer.wte.weight[prompt_ids] + transformer.wpe.weight[:length]
-        for block, window, weight, (keys, values) in zip(self.blocks, self.windows, self.fused, cache, strict=True):
-            projected = F.linear(block.ln_1(x), weight).view(length, 3, self.heads, self.head_width)
+        for layer, fused, block, window, (keys, values) in zip(
+            self._decoding, self.fused, self.blocks, self.windows, cache, strict=True
+        ):
+            projected = F.linear(block.ln_1(x), fused).view(length, 3, self.heads, self.head_width)
             query, key, value = projected.permute(1, 2, 0, 3)
             keys[:, :, :length] = key
             values[:, :, :length] = value
             attended = _causal_attention(query[None], key[None], value[None], window)[0]
-            x = x + block.attn.attention.out_proj(attended.transpose(0, 1).reshape(length, self.width))
-            x = x + _feed_forward(block, x)
+            x = layer.after_attention(x, attended.transpose(0, 1).reshape(length, self.width))
         self._position = length
-        logits: Tensor = self.model.lm_head(transformer.ln_f(x[-1:]))
-        return logits.expand(texts, -1)
+        return self._output(transformer.ln_f(x[-1:])).expand(texts, -1)
 
     @torch.no_grad()
     def advance(self, tokens: Tensor) -> Tensor:
@@ -82,10 +93,8 @@ class GPTNeoForward:
         transformer = self.model.transformer
         texts, position = len(tokens), self._position
         x = transformer.wte.weight[tokens] + transformer.wpe.weight[position]
-        for block, window, weight, (keys, values) in zip(
-            self.blocks, self.windows, self.fused, self._cache, strict=True
-        ):
-            projected = F.linear(block.ln_1(x), weight).view(texts, 3, self.heads, 1, self.head_width)
+        for layer, window, (keys, values) in zip(self._decoding, self.windows, self._cache, strict=True):
+            projected = layer.query_key_value(layer.norm_1(x)).view(texts, 3, self.heads, 1, self.head_width)
             query, key, value = projected.unbind(1)
             keys[:, :, position : position + 1] = key
             values[:, :, position : position + 1] = value
@@ -94,11 +103,37 @@ class GPTNeoForward:
             attended = F.scaled_dot_product_attention(
                 query, keys[:, :, first : position + 1], values[:, :, first : position + 1], scale=1.0
             )
-            x = x + block.attn.attention.out_proj(attended.reshape(texts, self.width))
-            x = x + _feed_forward(block, x)
+            x = layer.after_attention(x, attended.reshape(texts, self.width))
         self._position += 1
-        logits: Tensor = self.model.lm_head(transformer.ln_f(x))
-        return logits
+        return self._output(transformer.ln_f(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A block's weights in the layout that decoding wants."""
+
+    norm_1: Callable[[Tensor], Tensor]
+    norm_2: Callable[[Tensor], Tensor]
+    query_key_value: Packed
+    output: Packed
+    expand: Packed
+    contract: Packed
+
+    @classmethod
+    def of(cls, block: Any, fused: Tensor, rows: int) -> _Layer:
+        output, mlp = block.attn.attention.out_proj, block.mlp
+        return cls(
+            block.ln_1,
+            block.ln_2,
+            pack(fused, None, rows),
+            pack(output.weight, output.bias, rows),
+            pack(mlp.c_fc.weight, mlp.c_fc.bias, rows, gelu=True),
+            pack(mlp.c_proj.weight, mlp.c_proj.bias, rows),
+        )
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.output(attended)
+        return x + self.contract(self.expand(self.norm_2(x)))
 
 
 def _fuse_query_key_value(attention: Any) -> Tensor:
@@ -121,9 +156,3 @@ def _causal_attention(query: Tensor, key: Tensor, value: Tensor, window: int | N
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
     past = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
     return F.scaled_dot_product_attention(query, key, value, attn_mask=past.triu(1 - window), scale=1.0)
-
-
-def _feed_forward(block: Any, x: Tensor) -> Tensor:
-    hidden = F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate="tanh")
-    projected: Tensor = block.mlp.c_proj(hidden)
-    return projected

@@ -408,3 +408,26 @@ def test_an_end_token_in_the_prompt_ends_nothing(storyteller):
     assert set(prompt) & FULL_STOP
     rollout = sample(storyteller.policy(), prompt, uniforms(0, 0, 2, 20), end_tokens=FULL_STOP)
     assert (rollout.lengths > len(prompt)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 10, 99])
+def test_products_by_onednn_are_those_of_pytorch(rows):
+    """In float32 to rounding, with gradients; packed weights with the activation too."""
+    from rl_alliteration.linear import linear, pack
+
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(rows, 2, 24), torch.randn(40, 24), torch.randn(40)
+    plain = [value.clone().requires_grad_() for value in (x, weight, bias)]
+    ours = [value.clone().requires_grad_() for value in (x, weight, bias)]
+    expected, found = torch.nn.functional.linear(*plain), linear(*ours)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    seed = torch.randn_like(expected)
+    (expected * seed).sum().backward()
+    (found * seed).sum().backward()
+    for one, other in zip(ours, plain, strict=True):
+        assert one.grad is not None
+        assert one.grad.is_contiguous()
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-4)
+    flat = x[:, 0]
+    gelu = torch.nn.functional.gelu(torch.nn.functional.linear(flat, weight, bias), approximate="tanh")
+    torch.testing.assert_close(pack(weight, bias, rows, gelu=True)(flat), gelu, rtol=1e-5, atol=1e-5)
