@@ -1,4 +1,6 @@
 # Two commands: `make quickstart` from nothing to results, `make test` from nothing to a verdict.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,8 @@ lint: $(VENV)/.installed-for-tests
 	$(BIN)/mypy
 
 chaos: $(VENV)/.installed-for-tests
-	RL_ALLITERATION_KILLS=$(KILLS) $(BIN)/python -m pytest -m chaos
+	RL_ALLITERATION_KILLS=$(KILLS) $(BIN)/python -m pytest -m chaos | tee .chaos.log
+	@grep '^chaos: ' .chaos.log | tail -n 1
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -44,7 +44,7 @@ class TrainerState:
     """All that a trainer needs to go on: nothing else is kept between steps."""
 
     weights: dict[str, torch.Tensor]
-    """The policy's parameters, each once, on the CPU."""
+    """The policy's parameters, each once, on the CPU; none for the original."""
     counters: dict[str, Any]
     """Step counters, the optimizer's state, and what random numbers are a function of; plain JSON values."""
 
@@ -192,10 +192,8 @@ class Trainer:
 
     def state(self) -> TrainerState:
         """The state after the last step."""
-        weights = {
-            name: parameter.detach().cpu().contiguous().clone()
-            for name, parameter in self.policy.model.named_parameters()
-        }
+        trained = self.policy.model.named_parameters() if self.algorithm else ()  # the original never changes
+        weights = {name: parameter.detach().cpu().contiguous().clone() for name, parameter in trained}
         counters = {
             "step": self.step_index,
             "optimizer": {"name": "SGD", "learning_rate": self.config.learning_rate, "state": {}},
@@ -209,7 +207,7 @@ class Trainer:
         Raises:
             ValueError: the weights are not this model's.
         """
-        parameters = dict(self.policy.model.named_parameters())
+        parameters = dict(self.policy.model.named_parameters()) if self.algorithm else {}
         if parameters.keys() != weights.keys():
             raise ValueError("the weights are another model's")
         with torch.no_grad():

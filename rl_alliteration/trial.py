@@ -37,11 +37,7 @@ class TrialRun:
         self.checkpoints = CheckpointStore(storage, experiment, trial.trial_id)
         self._keep = keep_checkpoints
         self._may_publish = may_publish
-        if trainer.algorithm is None:  # the original never changes: its parts say where to go on
-            trainer.generation = max(self.writer.boundaries())
-        else:
-            trainer.generation = self.checkpoints.resume(trainer, self.writer.boundaries())
-        self.resumed_at = trainer.generation
+        self.resumed_at = self.checkpoints.resume(trainer, self.writer.boundaries())
         self._tensorboard = TensorBoardWriter(
             storage,
             f"tensorboard/{experiment}/{trial.trial_id}",
@@ -90,8 +86,6 @@ class TrialRun:
         self._may_publish()
         self.writer.write_part(before_removal=self._forget_checkpoints_after)
         self._tensorboard.publish()
-        if self.trainer.algorithm is None:
-            return
         if self._saved != generation or (end and not self._saved_as_end):
             self._may_publish()
             self.checkpoints.save(self.trainer, end=end)

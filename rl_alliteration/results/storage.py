@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import io
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from rl_alliteration.errors import Failure, UserError
 
+_LOCK_SECONDS = 10.0
 OBJECT_STORES = ("s3", "gs")
 """`gs` goes the same way as `s3`, but is untested."""
 
@@ -82,12 +84,19 @@ class Storage:
         with _explained(path):
             lock.parent.mkdir(parents=True, exist_ok=True)
             with open(lock, "wb") as held:
-                fcntl.flock(held, fcntl.LOCK_EX)
+                _lock(held, path)
                 now = self.get_tagged(path)
                 if (now[1] if now else None) != tag:
                     return None
                 self.put(path, data)
                 return hashlib.sha256(data).hexdigest()
+
+    def clear_staging(self) -> None:
+        """Delete what a kill left half written: staged files of an hour ago and before."""
+        for path in self.list("staging"):
+            with contextlib.suppress(OSError):  # another driver may be as fast
+                if time.time() - (self.root / path).stat().st_mtime > 3600:
+                    (self.root / path).unlink()
 
     def open(self, path: str) -> BinaryIO:
         """A file to read from.
@@ -175,6 +184,9 @@ class ObjectStorage(Storage):
                 return str(obstore.put(self._store, path, data, mode=mode, use_multipart=False)["e_tag"])
             except (AlreadyExistsError, PreconditionError):
                 return None
+
+    def clear_staging(self) -> None:
+        """An object store shows no half-written objects."""
 
     def open(self, path: str) -> BinaryIO:
         return io.BytesIO(self.get(path))
@@ -300,6 +312,19 @@ def _explained_by_store(path: str) -> Iterator[None]:
         raise Failure(
             f"{path}: {' '.join(reason.split())[:300]}; run the same command again once that is mended"
         ) from error
+
+
+def _lock(file: BinaryIO, path: str) -> None:
+    """Lock a file, waiting a little: its holder may be a process that was stopped."""
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise Failure(f"{path} is locked by a process that does not go on; end it and try again") from None
+            time.sleep(0.05)
 
 
 def _sync_folder(folder: Path) -> None:

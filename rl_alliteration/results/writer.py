@@ -262,14 +262,19 @@ class EventLog:
         path = schema.part_path("trials", self.experiment, trial.trial_id, event)
         data = encode_part([row], schema.TRIALS)
         self.storage.put(path, data)
-        digest = {"sha256": hashlib.sha256(data).hexdigest()}
-        self.storage.put(
-            schema.event_manifest_path(self.experiment, trial.trial_id, event), json.dumps(digest).encode()
-        )
+        self._list_event(trial.trial_id, event, data)
         self._next[trial.trial_id] = event + 1
 
     def _number(self, trial_id: str) -> int:
         if trial_id not in self._next:
-            parts = part_paths(self.storage, "trials", self.experiment, trial_id)
-            self._next[trial_id] = max((schema.part_number(part) for part in parts), default=-1) + 1
+            paths = part_paths(self.storage, "trials", self.experiment, trial_id)
+            self._next[trial_id] = schema.part_number(paths[-1]) + 1 if paths else 0
+            if paths:  # a kill may have come between the last event and its checksum
+                last = schema.part_number(paths[-1])
+                if not self.storage.exists(schema.event_manifest_path(self.experiment, trial_id, last)):
+                    self._list_event(trial_id, last, self.storage.get(paths[-1]))
         return self._next[trial_id]
+
+    def _list_event(self, trial_id: str, event: int, data: bytes) -> None:
+        manifest = json.dumps({"sha256": hashlib.sha256(data).hexdigest()})
+        self.storage.put(schema.event_manifest_path(self.experiment, trial_id, event), manifest.encode())

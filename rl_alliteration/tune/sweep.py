@@ -66,6 +66,7 @@ def run_sweep(
     lease.acquire(lambda message: console.print(Text(message), soft_wrap=True))
     stop = _StopRequest()
     try:
+        storage.clear_staging()
         found = find(storage, sweep.experiment, trials, retry_failed=sweep.retry_failed, recompute=sweep.recompute)
         texts = sum(trial.max_generations for trial in trials)
         console.print(Text(f"{sweep.experiment}: {len(trials)} trials, {texts:,} texts, results in {storage}"))
@@ -148,7 +149,13 @@ def _run_trials(
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception as error:
+            lease.check()  # Tune wraps what the event log raises when another driver has taken over
+            raise Failure(
+                f"Ray Tune ended: {' '.join(str(error).split())[-300:]}; run the same command again"
+            ) from error
         follower.end()
     return follower.errors
 
