@@ -158,3 +158,32 @@ def test_a_sweep_on_s3(server, tiny_gpt_neo_folder, tmp_path: Path):
     storage = open_storage(location)
     for experiment, trial_id in reader.trial_ids(storage):
         assert verify_trial(storage, experiment, trial_id).problem is None
+
+
+def test_passing_errors_are_tried_again(monkeypatch):
+    """A store that answers 503 twice before it takes a file."""
+    import http.server
+    import threading
+
+    answers = [503, 503, 200]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(answers.pop(0))
+            self.send_header("ETag", '"x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as flaky:
+        threading.Thread(target=flaky.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{flaky.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        ObjectStorage("s3://bucket/x").put("file", b"1")
+        flaky.shutdown()
+    assert answers == []
