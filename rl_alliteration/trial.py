@@ -31,6 +31,7 @@ class TrialRun:
         may_publish: Callable[[], None] = lambda: None,
     ) -> None:
         """`may_publish` is asked before anything is published; it raises if this run has been superseded."""
+        may_publish()  # before a file of curves is opened: a superseded driver may still start trials
         self.trainer = trainer
         self.trial = trial
         self.writer = TrialWriter(storage, experiment, trial.trial_id, run_id)

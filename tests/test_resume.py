@@ -158,6 +158,26 @@ def test_rows_that_come_out_differently_replace_all_later_ones(undisturbed, tmp_
     assert_same(storage, undisturbed)
 
 
+def test_a_superseded_run_leaves_no_trace(undisturbed, tmp_path, tiny_gpt_neo):
+    from rl_alliteration.results.lease import Superseded
+    from rl_alliteration.rewards import get_reward
+    from rl_alliteration.trainer import Trainer
+    from rl_alliteration.trial import TrialRun
+
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(storage, trial, tiny_gpt_neo, keep=None)
+    before = {path: storage.get(path) for path in storage.list("")}
+
+    def superseded() -> None:
+        raise Superseded("another driver has taken over")
+
+    trainer = Trainer(trial.config, tiny_gpt_neo, get_reward("alliteration"), None)
+    with pytest.raises(Superseded):
+        TrialRun(trainer, trial, storage, EXPERIMENT, "late", keep_checkpoints=2, may_publish=superseded)
+    assert {path: storage.get(path) for path in storage.list("")} == before
+
+
 def test_resuming_needs_no_pickle(undisturbed, tmp_path, tiny_gpt_neo, monkeypatch):
     import pickle
 
