@@ -143,7 +143,7 @@ def _run_trials(
                 storage_path=f"{root}/tune/{sweep.experiment}",
                 storage_filesystem=filesystem,
                 callbacks=[follower],
-                stop=_Stopper(stop, follower),
+                stop=_Stopper(stop, lease, follower),
                 failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
                 verbose=0,
@@ -194,8 +194,9 @@ class _StopRequest:
 class _Stopper(tune.Stopper):
     """Stops each trial at its next report, so that it publishes what it has, and starts no more."""
 
-    def __init__(self, stop: _StopRequest, follower: _Follower) -> None:
+    def __init__(self, stop: _StopRequest, lease: Lease, follower: _Follower) -> None:
         self._stop = stop
+        self._lease = lease
         self._follower = follower
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -205,7 +206,12 @@ class _Stopper(tune.Stopper):
         return {}
 
     def stop_all(self) -> bool:
-        """Asked by Tune between results."""
+        """Asked by Tune between results, and while it waits for some.
+
+        Raises:
+            Superseded: another driver has taken over; trials that were refused would be tried again and again.
+        """
+        self._lease.check()
         if self._stop.signal is None:
             return False
         return not self._follower.running or time.monotonic() - self._stop.since > STOP_SECONDS
