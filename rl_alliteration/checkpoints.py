@@ -89,7 +89,7 @@ class CheckpointStore:
                 log.warning("%s: %s; using the one before it", self._trial_id, torn)
         return 0
 
-    def has_end(self, generation: int) -> bool:
+    def exists(self, generation: int) -> bool:
         """Whether there is a checkpoint at `generation`."""
         return self._storage.exists(f"{self._path(generation)}/{_STATE}")
 

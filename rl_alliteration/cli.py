@@ -513,8 +513,9 @@ def highlighted(text: str, limit: int | None = None) -> Text:
 
 def _console() -> Console:
     console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 160  # a log or a pipe has no width of its own
+    if not console.is_terminal:
+        # A log or a pipe has no width, and COLUMNS may be a stray: GNU readline sets it for a program's children.
+        console.width = 160
     return console
 
 

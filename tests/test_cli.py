@@ -192,10 +192,16 @@ def test_damaged_results_are_told_in_one_line(capsys, results, tmp_path, damage)
 
 
 def test_a_narrow_terminal_loses_nothing(capsys, results, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich takes the output for a terminal
     monkeypatch.setenv("COLUMNS", "60")
     out = run(capsys, "status", "--storage", results)[1]
     assert out.count("Once upon a time") == 2
     assert "beta 10 seed 0" in out
+
+
+def test_a_pipe_has_room_for_the_table_whatever_columns_says(capsys, results, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "Over the last 100 texts of each trial" in run(capsys, "status", "--storage", results)[1]
 
 
 def test_status_has_a_row_a_trial(capsys, results):

@@ -76,14 +76,20 @@ def test_extending_gives_the_rows_of_one_long_run(undisturbed, tmp_path, tiny_gp
     assert_same(storage, undisturbed)
 
 
+def copy_without_later_checkpoints(source: Storage, target: Path, trial_id: str, *, newest: int) -> Storage:
+    """The source's rows, and its checkpoints up to generation `newest`."""
+    shutil.copytree(source.root, target)
+    storage = Storage(target)
+    store = CheckpointStore(storage, EXPERIMENT, trial_id)
+    for generation in store.generations():
+        if generation > newest:
+            store.delete(generation)
+    return storage
+
+
 def test_parts_beyond_the_newest_checkpoint_stay(undisturbed, tmp_path, tiny_gpt_neo):
     reference, trial = undisturbed
-    shutil.copytree(reference.root, tmp_path / "copy")
-    storage = Storage(tmp_path / "copy")
-    store = CheckpointStore(storage, EXPERIMENT, trial.trial_id)
-    for generation in store.generations():
-        if generation > 8:
-            store.delete(generation)
+    storage = copy_without_later_checkpoints(reference, tmp_path / "copy", trial.trial_id, newest=8)
     path = storage.folder(schema.part_path("generations", EXPERIMENT, trial.trial_id, 8))
     before = path.stat().st_mtime_ns
     run = run_trial(storage, trial, tiny_gpt_neo, run_id="second")
@@ -131,12 +137,7 @@ def test_rows_that_come_out_differently_replace_all_later_ones(undisturbed, tmp_
     from rl_alliteration.results.writer import read_part
 
     reference, trial = undisturbed
-    shutil.copytree(reference.root, tmp_path / "copy")
-    storage = Storage(tmp_path / "copy")
-    store = CheckpointStore(storage, EXPERIMENT, trial.trial_id)
-    for generation in store.generations():
-        if generation > 8:
-            store.delete(generation)
+    storage = copy_without_later_checkpoints(reference, tmp_path / "copy", trial.trial_id, newest=8)
     path = schema.part_path("generations", EXPERIMENT, trial.trial_id, 8)
     stored = read_part(storage, path)
     stored[1]["lm_cross_entropy"] += 1e-6

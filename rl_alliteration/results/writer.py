@@ -148,7 +148,10 @@ class TrialWriter:
 def stored_parts(storage: Storage, experiment: str, trial_id: str) -> dict[int, int]:
     """The parts of texts that a trial has: number of texts by first generation.
 
-    A part counts whose updates are there too; a kill between the two leaves the updates alone.
+    Its updates need no look: they are written before it and removed after it.
+
+    Raises:
+        Failure: a part is damaged.
     """
     found = {}
     for path in part_paths(storage, "generations", experiment, trial_id):

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
+from rl_alliteration.checkpoints import CheckpointStore
 from rl_alliteration.results import schema
 from rl_alliteration.results.reader import first_event, last_event
 from rl_alliteration.results.storage import Storage
@@ -74,8 +75,7 @@ def _find(storage: Storage, experiment: str, trial: PlannedTrial, retry_failed: 
     if status == schema.FINISHED and there >= event["max_generations"]:
         if trial.max_generations <= there:
             return Found(trial, Standing.FINISHED, there)
-        end = f"checkpoints/{experiment}/{trial.trial_id}/generation-{there:08d}/state.json"
-        if not storage.exists(end) and not recompute:
+        if not CheckpointStore(storage, experiment, trial.trial_id).exists(there) and not recompute:
             return Found(trial, Standing.NO_CHECKPOINT, there)
         return Found(trial, Standing.EXTEND, there)
     if trial.max_generations <= there < event["max_generations"]:
