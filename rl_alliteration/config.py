@@ -12,7 +12,7 @@ from typing import Any
 from rl_alliteration.errors import UserError
 
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
-TEXTS_VERSION = 1
+TEXTS_VERSION = 2
 
 # The trial without updates that every comparison with the unmodified model uses.
 ORIGINAL = "original"

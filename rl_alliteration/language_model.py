@@ -32,7 +32,7 @@ class Forward(Protocol):
     """A way through a model. B texts, T tokens, V vocabulary."""
 
     def logits(self, token_ids: Tensor) -> Tensor:
-        """Logits after each token, (B, T) → (B, T, V), differentiable."""
+        """Logits after each token, (B, T) → (B, T, V), differentiable; the caller may write over them."""
 
     def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
         """Read the prompt, (T,), for all texts; logits of the first token to sample, (B, V)."""
@@ -40,17 +40,22 @@ class Forward(Protocol):
     def advance(self, tokens: Tensor) -> Tensor:
         """Append one token to each text, (B,); logits of the next, (B, V)."""
 
+    def finish(self) -> None:
+        """The group is sampled: free what only sampling needs."""
+
 
 class TransformersForward:
     """`Forward` for any other causal LM, through transformers' own code and cache."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.model = model
         self._cache: Any = None
+        self._dtype = dtype
 
     def logits(self, token_ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=token_ids, use_cache=False).logits
-        return logits
+        with self._precision():
+            logits: Tensor = self.model(input_ids=token_ids, use_cache=False).logits
+        return logits.clone()  # the model's own backward pass may need what it returned
 
     @torch.no_grad()
     def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
@@ -61,24 +66,33 @@ class TransformersForward:
     def advance(self, tokens: Tensor) -> Tensor:
         return self._read(tokens[:, None])
 
+    def finish(self) -> None:
+        self._cache = None
+
     def _read(self, token_ids: Tensor) -> Tensor:
-        output = self.model(input_ids=token_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        with self._precision():
+            output = self.model(input_ids=token_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._cache = output.past_key_values
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1].to(self.model.dtype)
         return logits
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, self._dtype, enabled=self._dtype != self.model.dtype)
 
 
 class LanguageModel:
     """A causal LM in evaluation mode, with the fastest exact way through it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: of the matrix products of sampling and scoring; None: the weights' own, which stay as they are."""
         self.model = model.eval()
         self.forward: Forward
+        dtype = dtype or model.dtype
         if GPTNeoForward.supports(model):
-            self.forward = GPTNeoForward(model)
+            self.forward = GPTNeoForward(model, dtype)
         else:
             log.info("%s: sampling and scoring go through transformers' own code", model.config.model_type)
-            self.forward = TransformersForward(model)
+            self.forward = TransformersForward(model, dtype)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +105,7 @@ class LoadedModel:
 
     def __init__(self, name: str, model: Any, pretrained_tokenizer: Any, end_tokens: frozenset[int]) -> None:
         self.name = name
-        self.model = model
+        self.model = model.requires_grad_(False)
         self.pretrained_tokenizer = pretrained_tokenizer
         """As transformers has it: to be saved beside an exported model."""
         self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
@@ -105,13 +119,21 @@ class LoadedModel:
         """Most tokens that the model can read; None if its configuration does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
-    def policy(self, device: torch.device | str = "cpu") -> LanguageModel:
-        """A fresh copy of the weights, to be trained."""
-        return LanguageModel(copy.deepcopy(self.model).to(device))
+    def policy(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+        """A fresh copy of the weights, to be trained; `dtype` as in `LanguageModel`."""
+        return LanguageModel(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype)
 
-    def reference(self, device: torch.device | str = "cpu") -> LanguageModel:
-        """A frozen copy of the weights."""
-        return LanguageModel(copy.deepcopy(self.model).to(device).requires_grad_(False))
+    def reference(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+        """The frozen weights: these themselves on a CPU, once in memory for all trials, else a copy."""
+        frozen = self.model if torch.device(device).type == "cpu" else copy.deepcopy(self.model).to(device)
+        return LanguageModel(frozen, dtype)
+
+    @staticmethod
+    def fastest_dtype(*, gpu: bool) -> str:
+        """`bfloat16` where the hardware computes it, else `float32`: of a GPU, if one is asked for or here."""
+        if gpu or torch.cuda.is_available():
+            return "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with what the tokenizer puts in front of a text.

@@ -7,12 +7,15 @@ depends on nothing but its trial's configuration and its place in it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from rl_alliteration.gpt_neo import GPTNeoForward
 from rl_alliteration.language_model import LanguageModel
 
 
@@ -73,7 +76,6 @@ def choose_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top
     return tokens[:, 0], shifted.gather(-1, tokens)[:, 0] - log_normaliser
 
 
-@torch.no_grad()
 def sample(
     model: LanguageModel,
     prompt_ids: list[int],
@@ -97,55 +99,187 @@ def sample(
     start = len(prompt_ids)
     device = model.device
     prompt = torch.tensor(prompt_ids, device=device)
-    chances = torch.from_numpy(uniform).to(device)
+    if device.type == "cuda" and isinstance(model.forward, GPTNeoForward):
+        loop = DeviceLoop.of(model.forward, prompt, texts, max_length, temperature, top_k)
+        return _rollout(*loop.run(uniform), start, end_tokens)
     token_ids = torch.zeros(texts, max_length, dtype=torch.long, device=device)
     token_ids[:, :start] = prompt
-    log_probabilities = torch.zeros(
-        texts, max_length - start, device=device, dtype=next(model.model.parameters()).dtype
-    )
-    ends = torch.tensor(sorted(end_tokens), device=device)
-    ended = torch.zeros(texts, dtype=torch.bool, device=device)
-    lengths = torch.full((texts,), max_length, device=device)
+    sampled = torch.zeros(texts, max_length - start, device=device, dtype=model.model.dtype)
+    with torch.inference_mode():
+        chances = torch.from_numpy(uniform).to(device)
+        ends = torch.tensor(sorted(end_tokens), device=device)
+        ended = torch.zeros(texts, dtype=torch.bool, device=device)
+        logits = model.forward.start(prompt, texts, max_length)
+        for position in range(start, max_length):
+            tokens, chosen = choose_tokens(logits, chances[:, position], temperature, top_k)
+            token_ids[:, position] = tokens
+            sampled[:, position - start] = chosen
+            if end_tokens:
+                ended |= torch.isin(tokens, ends)
+                if bool(ended.all()):
+                    break
+            if position + 1 < max_length:
+                logits = model.forward.advance(tokens)
+        model.forward.finish()
+    return _rollout(token_ids, sampled, start, end_tokens)
 
-    logits = model.forward.start(prompt, texts, max_length)
-    reached = max_length
-    for position in range(start, max_length):
-        tokens, chosen = choose_tokens(logits, chances[:, position], temperature, top_k)
-        token_ids[:, position] = tokens
-        log_probabilities[:, position - start] = chosen
-        if end_tokens:
-            ends_now = torch.isin(tokens, ends) & ~ended
-            lengths.masked_fill_(ends_now, position + 1)
-            ended |= ends_now
-            if bool(ended.all()):
-                reached = position + 1
-                break
-        if position + 1 < max_length:
-            logits = model.forward.advance(tokens)
-    return Rollout(
-        token_ids[:, :reached].clone(),
-        lengths.cpu().numpy(),
-        ended.cpu().numpy(),
-        start,
-        log_probabilities[:, : reached - start].clone(),
-    )
+
+def _rollout(token_ids: Tensor, sampled: Tensor, start: int, end_tokens: frozenset[int]) -> Rollout:
+    """Texts up to their first end token; what no text reaches is cut off."""
+    ids = token_ids.cpu().numpy()
+    ends = np.isin(ids, sorted(end_tokens))
+    ends[:, :start] = False  # an end token in the prompt ends nothing
+    ended: NDArray[np.bool_] = np.any(ends, axis=1)
+    lengths = np.where(ended, ends.argmax(1) + 1, ids.shape[1])
+    reached = int(lengths.max())
+    return Rollout(token_ids[:, :reached].clone(), lengths, ended, start, sampled[:, : reached - start].clone())
+
+
+class DeviceLoop:
+    """The loop of `sample` with no number passing between host and device; on a GPU, one CUDA graph a token.
+
+    Its buffers and the graph stay for the next group of the same shape. The numbers are those of `sample`'s own
+    loop to rounding: attention runs over the whole cache under a mask.
+    """
+
+    def __init__(
+        self, forward: GPTNeoForward, prompt: Tensor, texts: int, max_length: int, temperature: float, top_k: int
+    ) -> None:
+        self._forward, self._prompt = forward, prompt
+        self._sampling = temperature, top_k
+        self._start = len(prompt)
+        device = prompt.device
+        self._logits = forward.start(prompt, texts, max_length).clone()
+        self._chances = torch.zeros(texts, max_length, dtype=torch.float64, device=device)
+        self._token_ids = torch.zeros(texts, max_length, dtype=torch.long, device=device)
+        self._token_ids[:, : self._start] = prompt
+        self._log_probabilities = torch.zeros(texts, max_length, dtype=self._logits.dtype, device=device)
+        self._places = torch.arange(max_length, device=device)
+        self._position = torch.full((1,), self._start, device=device)
+        self._graph = self._captured() if device.type == "cuda" else None
+
+    @classmethod
+    def of(
+        cls, forward: GPTNeoForward, prompt: Tensor, texts: int, max_length: int, temperature: float, top_k: int
+    ) -> DeviceLoop:
+        """The model's own loop for groups of this shape."""
+        shape = (tuple(prompt.tolist()), texts, max_length, temperature, top_k)
+        kept = forward.loop
+        if kept is None or kept[0] != shape:
+            kept = forward.loop = shape, cls(forward, prompt, texts, max_length, temperature, top_k)
+        loop: DeviceLoop = kept[1]
+        return loop
+
+    @torch.inference_mode()
+    def run(self, uniform: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Token ids, (B, T), and log-probabilities of the sampled ones, (B, T − prompt), of one group."""
+        texts, max_length = uniform.shape
+        self._chances.copy_(torch.from_numpy(uniform))
+        self._position.fill_(self._start)
+        self._logits.copy_(self._forward.start(self._prompt, texts, max_length))
+        for _ in range(self._start, max_length):
+            if self._graph is None:
+                self._step()
+            else:
+                self._graph.replay()
+        return self._token_ids, self._log_probabilities[:, self._start :]
+
+    def _step(self) -> None:
+        """One token of each text, from the buffers into the buffers."""
+        here = self._places == self._position
+        chance = self._chances.index_select(1, self._position)[:, 0]
+        tokens, chosen = choose_tokens(self._logits, chance, *self._sampling)
+        self._token_ids.copy_(torch.where(here, tokens[:, None], self._token_ids))
+        self._log_probabilities.copy_(torch.where(here, chosen[:, None], self._log_probabilities))
+        self._logits.copy_(self._forward.advance_at(tokens, self._position))
+        self._position += 1
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """The step as a graph, after a few on another stream, as PyTorch's notes on CUDA graphs ask for."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step()
+                self._position.fill_(self._start)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph
 
 
 def score(model: LanguageModel, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of given tokens, without materialising a log-softmax.
 
     Args:
-        model: policy or reference.
+        model: the policy.
         token_ids: (B, T). Padding needs no mask: attention is causal, and callers mask by length.
 
     Returns:
         Log-probability of each token but the first, (B, T − 1), nats, full softmax at temperature 1,
-        differentiable; and the entropy of the distribution that each was drawn from, (B, T − 1), nats, detached.
+        differentiable once; and the entropy of the distribution that each was drawn from, (B, T − 1), nats, detached.
     """
     logits = model.forward.logits(token_ids[:, :-1])
-    normaliser = logits.logsumexp(-1)
-    chosen = logits.gather(-1, token_ids[:, 1:, None])[..., 0]
-    with torch.no_grad():
-        probabilities = (logits - normaliser[..., None]).exp_()
-        entropy = normaliser - torch.linalg.vecdot(probabilities, logits)
-    return chosen - normaliser, entropy
+    log_p, entropy = _TokenScores.apply(logits.flatten(0, 1), token_ids[:, 1:].flatten())
+    shape = logits.shape[:2]
+    return log_p.view(shape), entropy.view(shape)
+
+
+class _TokenScores(torch.autograd.Function):
+    """Logits, (N, V), and tokens, (N,) → log-probabilities and entropies, (N,).
+
+    The logits' own memory becomes the probabilities, and in the backward pass their gradient: nothing of that size
+    is allocated, and `exp` is taken once. Rows go in pieces that fit into a processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        memory = logits.detach()
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        log_p = torch.empty(len(logits), dtype=exact, device=logits.device)
+        entropy = torch.empty_like(log_p)
+        rows = max(1, _PIECE[logits.device.type] // logits.shape[1])
+        for begin in range(0, len(logits), rows):
+            piece = slice(begin, begin + rows)
+            shifted = memory[piece].to(exact)
+            shifted = shifted - shifted.amax(-1, keepdim=True)
+            weights = shifted.exp()
+            total = weights.sum(-1)
+            log_total = total.log()
+            log_p[piece] = shifted.gather(-1, tokens[piece, None])[:, 0] - log_total
+            entropy[piece] = log_total - torch.linalg.vecdot(weights, shifted) / total
+            if ctx.needs_input_grad[0]:
+                memory[piece] = weights.div_(total[:, None])
+        if ctx.needs_input_grad[0]:
+            ctx.probabilities = memory
+            ctx.save_for_backward(tokens, log_p)
+        ctx.mark_non_differentiable(entropy)
+        return log_p, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        tokens, log_p = ctx.saved_tensors
+        memory, ctx.probabilities = ctx.probabilities, None  # it can be had once
+        gradient = gradient.to(memory.dtype)
+        memory.mul_(-gradient[:, None])
+        # 1 − p from log p: the difference would lose a low precision's last bits where p is near 1.
+        at_token = (gradient * -torch.expm1(log_p)).to(memory.dtype)
+        return memory.scatter_(1, tokens[:, None], at_token[:, None]), None
+
+
+# Logits at a time: half a megabyte fits a CPU's cache, a GPU wants few kernels.
+_PIECE = {"cpu": 2**17, "cuda": 2**26}
+
+
+@torch.inference_mode()
+def log_probabilities(model: LanguageModel, token_ids: Tensor) -> Tensor:
+    """As `score`, for a model that is not trained: log-probabilities alone, (B, T − 1)."""
+    logits = model.forward.logits(token_ids[:, :-1])
+    rows = max(1, _PIECE[logits.device.type] // logits.shape[-1])
+    found = []
+    for piece, tokens in zip(logits.flatten(0, 1).split(rows), token_ids[:, 1:].flatten().split(rows), strict=True):
+        piece = piece.to(torch.promote_types(piece.dtype, torch.float32))
+        found.append(piece.gather(-1, tokens[:, None])[:, 0] - piece.logsumexp(-1))
+    return torch.cat(found).view(logits.shape[:2])

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from rl_alliteration.advantages import Algorithm
-from rl_alliteration.config import ORIGINAL, TrialConfig
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.language_model import LanguageModel, LoadedModel
 from rl_alliteration.rewards import Reward
-from rl_alliteration.sampling import Rollout, sample, score, uniforms
+from rl_alliteration.sampling import Rollout, log_probabilities, sample, score, uniforms
 
 Row = dict[str, Any]
 
@@ -73,8 +73,9 @@ class Trainer:
         self.end_tokens = loaded.end_tokens
         self.prompt_ids = loaded.encode(config.prompt)
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
-        self.policy = loaded.policy(device)
-        self.reference = reference or loaded.reference(device)
+        dtype = getattr(torch, config.dtype)
+        self.policy = loaded.policy(device, dtype)
+        self.reference = reference or loaded.reference(device, dtype)
         self.optimizer = torch.optim.SGD(self.policy.model.parameters(), lr=config.learning_rate)
         self.generation = 0
 
@@ -91,6 +92,7 @@ class Trainer:
         """
         config = self.config
         started = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)  # sampling takes about as much memory as the gradients did
 
         # 1. Sample the group (study: "REINFORCE vs RLOO").
         chances = uniforms(config.seed, self.generation, config.group_size, config.max_length)
@@ -102,28 +104,23 @@ class Trainer:
             temperature=config.temperature,
             top_k=config.top_k,
         )
-        texts = [self.decode(ids) for ids in _unpadded(rollout)]
         sampled = time.perf_counter()
         if not bool(rollout.log_probabilities.isfinite().all()):
             raise Diverged(self.generation, "a logit is not finite")
 
         # 2. Score it under the policy, with gradients, and under the frozen weights.
-        if config.algorithm == ORIGINAL:
-            with torch.inference_mode():
-                log_p, entropy = score(self.policy, rollout.token_ids)
-            log_q = log_p
-        else:
-            log_p, entropy = score(self.policy, rollout.token_ids)
-            with torch.inference_mode():
-                log_q, _ = score(self.reference, rollout.token_ids)
+        log_q = log_probabilities(self.reference, rollout.token_ids)
+        log_p = log_q
+        if self.algorithm:
+            graph, entropy = score(self.policy, rollout.token_ids)
+            log_p = graph.detach()
+        texts = [self.decode(ids) for ids in _unpadded(rollout)]  # a GPU is at the scores meanwhile
+        raw_rewards = np.array([self._raw_reward(text) for text in texts])
         mask = _token_mask(rollout, log_p.device)
-        counts = torch.from_numpy(rollout.lengths - 1).to(log_p)
-        cross_entropy_graph = -(log_p * mask).sum(-1) / counts
-        cross_entropy = _mean_negative(log_p.detach(), mask, rollout.lengths)
+        cross_entropy = _mean_negative(log_p, mask, rollout.lengths)
         original_cross_entropy = _mean_negative(log_q, mask, rollout.lengths)
 
         # 3. Composite reward (study: "Definition of the KL penalty"); no gradient flows through it.
-        raw_rewards = np.array([self._raw_reward(text) for text in texts])
         kl_penalties = cross_entropy - original_cross_entropy
         rewards = raw_rewards + config.beta * kl_penalties
         if not np.isfinite(rewards).all():
@@ -134,8 +131,8 @@ class Trainer:
         # 4. One step of plain SGD on the sum over the group.
         update: Row | None = None
         if self.algorithm:
-            weights = torch.from_numpy(advantages).to(cross_entropy_graph)
-            self.optimizer.zero_grad(set_to_none=True)
+            cross_entropy_graph = -(graph * mask).sum(-1) / torch.from_numpy(rollout.lengths - 1).to(graph)
+            weights = torch.from_numpy(advantages).to(graph)
             (weights * cross_entropy_graph).sum().backward()
             gradients = [p.grad for p in self.policy.model.parameters() if p.grad is not None]
             grad_norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -148,7 +145,7 @@ class Trainer:
                 "generation": self.generation,
                 "loss": loss,
                 "grad_norm": grad_norm,
-                **_diagnostics(rollout, log_p.detach(), log_q, entropy, mask),
+                **_diagnostics(rollout, log_p, log_q, entropy, mask),
                 "sample_seconds": sampled - started,
                 "train_seconds": time.perf_counter() - sampled,
                 "tokens": int(rollout.lengths.sum()),

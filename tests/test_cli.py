@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,7 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--as-published", "--top-k", "5"), "--top-k: --as-published means 50"),
         (("--keep-checkpoints", "0"), "--keep-checkpoints: '0'"),
         (("--seed", "-1"), "--seed: -1"),
+        (("--dtype", "float16"), "--dtype: 'float16' is not accepted; give float32, bfloat16 or auto"),
         (("--unknown-flag", "1"), "--unknown-flag"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -202,6 +204,17 @@ def test_a_narrow_terminal_loses_nothing(capsys, results, monkeypatch):
 def test_a_pipe_has_room_for_the_table_whatever_columns_says(capsys, results, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     assert "Over the last 100 texts of each trial" in run(capsys, "status", "--storage", results)[1]
+
+
+def test_the_precision_is_part_of_a_trials_identity(capsys, tmp_path):
+    ids = {}
+    for dtype in ("float32", "bfloat16", "auto"):
+        flags = ("--preset", "no_kl", "--storage", str(tmp_path), "--dry-run", "--dtype", dtype)
+        code, out, _ = run(capsys, "sweep", *flags)
+        assert code == 0
+        ids[dtype] = re.findall(r"rloo-beta0-seed0-\w{8}", out)
+    assert ids["float32"] != ids["bfloat16"]
+    assert ids["auto"] in (ids["float32"], ids["bfloat16"])
 
 
 def test_status_has_a_row_a_trial(capsys, results):

@@ -13,7 +13,7 @@ from scipy import stats
 
 from rl_alliteration.gpt_neo import GPTNeoForward
 from rl_alliteration.language_model import LanguageModel, TransformersForward
-from rl_alliteration.sampling import choose_tokens, sample, score, uniforms
+from rl_alliteration.sampling import DeviceLoop, choose_tokens, log_probabilities, sample, score, uniforms
 
 PROMPT = "Once upon a time"
 FULL_STOP = frozenset([14])  # an end token that the storyteller samples in most texts
@@ -26,7 +26,7 @@ def gpt_neo(request):
 
 
 def double(loaded):
-    return LanguageModel(copy.deepcopy(loaded.model).double())
+    return LanguageModel(copy.deepcopy(loaded.model).double().requires_grad_(True))
 
 
 def random_ids(texts, length, seed=0):
@@ -300,6 +300,63 @@ def test_scores_are_those_of_a_log_softmax(name, request):
     assert not entropy.requires_grad
 
 
+@pytest.mark.parametrize("window", [None, 5, 40])
+def test_short_attention_is_attention(window):
+    from rl_alliteration.gpt_neo import _causal_attention, _short_attention
+
+    parts = torch.randn(3, 2, 4, 20, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(_short_attention(*parts, window), _causal_attention(*parts, window))
+    rounded = _causal_attention(*parts.bfloat16(), window)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), _causal_attention(*parts, window), rtol=0.05, atol=0.05)
+
+
+def test_the_gradient_of_scores_is_that_of_a_log_softmax(tiny_gpt_neo):
+    token_ids = random_ids(2, 30)
+    seed = torch.randn(2, 29, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours, plain = double(tiny_gpt_neo), double(tiny_gpt_neo)
+    (score(ours, token_ids)[0] * seed).sum().backward()
+    log_p = plain.forward.logits(token_ids)[:, :-1].log_softmax(-1).gather(-1, token_ids[:, 1:, None])[..., 0]
+    (log_p * seed).sum().backward()
+    for name, parameter in ours.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain.model.get_parameter(name).grad, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["tiny_gpt_neo", "tiny_llama"])
+def test_a_frozen_models_scores_are_the_same(name, request):
+    model = request.getfixturevalue(name).policy()
+    token_ids = random_ids(3, 30)
+    expected = score(model, token_ids)[0].detach()
+    torch.testing.assert_close(log_probabilities(model, token_ids), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["storyteller", "tiny_llama"])
+def test_bfloat16_scores_and_gradients_are_near_those_of_float32(name, request):
+    loaded = request.getfixturevalue(name)
+    token_ids = draw(loaded.policy(), loaded).token_ids
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = loaded.policy(dtype=dtype)
+        log_p, entropy = score(model, token_ids)
+        log_p.mean().backward()
+        gradients = [parameter.grad for parameter in model.model.parameters() if parameter.grad is not None]
+        assert {gradient.dtype for gradient in gradients} == {torch.float32}
+        found[dtype] = log_p.detach(), entropy, torch.cat([gradient.flatten() for gradient in gradients])
+    plain, rounded = found.values()
+    assert 1e-5 < (plain[0] - rounded[0]).abs().mean() < 0.03
+    assert (plain[1] - rounded[1]).abs().mean() < 0.03
+    assert (plain[2] - rounded[2]).norm() < 0.03 * plain[2].norm()
+
+
+def test_a_likely_token_keeps_its_gradient_in_bfloat16():
+    # 1 - p is 0.0001; p itself would round to 1.
+    from rl_alliteration.sampling import _TokenScores
+
+    leaf = torch.tensor([[12.0, 3.0]], dtype=torch.bfloat16, requires_grad=True)
+    _TokenScores.apply(leaf * 1, torch.tensor([0]))[0].sum().backward()
+    assert leaf.grad[0, 0].item() == pytest.approx(1 / (1 + np.exp(9)), rel=0.01)
+
+
 @torch.no_grad()
 def test_scores_do_not_depend_on_what_comes_later(gpt_neo):
     model = gpt_neo.policy()
@@ -359,12 +416,44 @@ def test_sampled_log_probabilities_are_the_scores(gpt_neo):
 
 def test_transformers_own_code_samples_the_same_texts(tiny_gpt_neo, float64_attention):
     fast, slow = double(tiny_gpt_neo), double(tiny_gpt_neo)
-    slow.forward = TransformersForward(slow.model)
+    slow.forward = TransformersForward(slow.model, torch.float64)
     first, second = draw(fast, tiny_gpt_neo, length=60), draw(slow, tiny_gpt_neo, length=60)
     assert torch.equal(first.token_ids, second.token_ids)
     torch.testing.assert_close(first.log_probabilities, second.log_probabilities, rtol=0, atol=1e-6)
     token_ids = first.token_ids
     torch.testing.assert_close(score(fast, token_ids), score(slow, token_ids), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["tiny_gpt_neo", "storyteller"])
+def test_the_loop_for_gpus_samples_the_same_texts(name, request):
+    loaded = request.getfixturevalue(name)
+    model = double(loaded)
+    prompt = torch.tensor(loaded.encode(PROMPT))
+    loop = DeviceLoop.of(model.forward, prompt, 5, 30, 0.8, 20)
+    for generation in (0, 5):  # the second group finds the first one's cache and buffers
+        chances = uniforms(0, generation, 5, 30)
+        expected = sample(model, prompt.tolist(), chances, end_tokens=frozenset(), temperature=0.8, top_k=20)
+        token_ids, log_p = loop.run(chances)
+        assert torch.equal(token_ids, expected.token_ids)
+        torch.testing.assert_close(log_p, expected.log_probabilities, rtol=0, atol=1e-9)
+        with torch.no_grad():  # as an update does
+            for parameter in model.model.parameters():
+                parameter *= 1.01
+    assert DeviceLoop.of(model.forward, prompt, 5, 30, 0.8, 20) is loop
+    assert DeviceLoop.of(model.forward, prompt, 5, 31, 0.8, 20) is not loop
+
+
+def test_weights_packed_in_another_precision_follow_a_change():
+    from rl_alliteration.linear import Packed
+
+    weight = torch.randn(6, 4, dtype=torch.float64)
+    packed = Packed(weight, None, 3, dtype=torch.float32)
+    memory = packed._weight.data_ptr()
+    weight *= 2
+    packed.refresh()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(packed(x).double(), x @ weight.t(), rtol=1e-5, atol=1e-5)
+    assert packed._by_onednn or packed._weight.data_ptr() == memory
 
 
 def test_ended_texts_are_cut_from_the_same_stream(tiny_gpt_neo):
@@ -410,24 +499,34 @@ def test_an_end_token_in_the_prompt_ends_nothing(storyteller):
     assert (rollout.lengths > len(prompt)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 4, 10, 99])
-def test_products_by_onednn_are_those_of_pytorch(rows):
-    """In float32 to rounding, with gradients; packed weights with the activation too."""
-    from rl_alliteration.linear import linear, pack
+def test_products_by_onednn_are_those_of_pytorch(rows, dtype, monkeypatch):
+    """To the precision's rounding, with gradients, a wide layer's in pieces; packed weights with the activation too."""
+    from rl_alliteration import linear as module
+    from rl_alliteration.linear import Packed, linear
 
+    monkeypatch.setattr(module, "_PIECE", 16)
     torch.manual_seed(0)
+    error = 1e-5 if dtype == torch.float32 else 2e-2
     x, weight, bias = torch.randn(rows, 2, 24), torch.randn(40, 24), torch.randn(40)
     plain = [value.clone().requires_grad_() for value in (x, weight, bias)]
     ours = [value.clone().requires_grad_() for value in (x, weight, bias)]
-    expected, found = torch.nn.functional.linear(*plain), linear(*ours)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    expected, found = torch.nn.functional.linear(*plain), linear(*ours, dtype=dtype)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=error, atol=5 * error)
     seed = torch.randn_like(expected)
     (expected * seed).sum().backward()
     (found * seed).sum().backward()
     for one, other in zip(ours, plain, strict=True):
         assert one.grad is not None
         assert one.grad.is_contiguous()
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-4)
+        assert one.grad.dtype == torch.float32
+        torch.testing.assert_close(one.grad, other.grad, rtol=error, atol=20 * error)
     flat = x[:, 0]
     gelu = torch.nn.functional.gelu(torch.nn.functional.linear(flat, weight, bias), approximate="tanh")
-    torch.testing.assert_close(pack(weight, bias, rows, gelu=True)(flat), gelu, rtol=1e-5, atol=1e-5)
+    packed = Packed(weight, bias, rows, dtype=dtype, gelu=True)
+    torch.testing.assert_close(packed(flat).float(), gelu, rtol=error, atol=5 * error)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(flat, weight, bias, dtype=dtype, gelu=True).float(), gelu, rtol=error,
+                                   atol=5 * error)  # fmt: skip

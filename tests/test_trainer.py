@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from rl_alliteration.advantages import get_algorithm
 from rl_alliteration.errors import UserError
-from rl_alliteration.language_model import LoadedModel, TransformersForward, load_model
+from rl_alliteration.language_model import LanguageModel, LoadedModel, TransformersForward, load_model
 from rl_alliteration.rewards import Reward, alliteration, get_reward
 from rl_alliteration.trainer import Diverged, Trainer
 
@@ -52,7 +52,7 @@ def weights_of(model):
 
 def plain_copy(loaded, weights):
     """The policy as transformers has it: nothing fused."""
-    model = copy.deepcopy(loaded.model).eval()
+    model = copy.deepcopy(loaded.model).eval().requires_grad_(True)
     model.load_state_dict(weights, strict=False)  # tied weights are listed once
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     return model
@@ -182,7 +182,7 @@ def test_the_plain_loop_in_float32(name, algorithm, group_size, updates, beta, r
 
 def test_no_gradient_flows_through_the_reward(tiny_gpt_neo, make_config, float64_attention):
     loaded = with_ends(tiny_gpt_neo, ENDS["tiny_gpt_neo"], torch.float64)
-    trainer = make_trainer(loaded, make_config(loaded, beta=40))
+    trainer = make_trainer(loaded, make_config(loaded, beta=40, dtype="float64"))
     move_away(trainer)
     policy = plain_copy(loaded, weights_of(trainer.policy.model))
     policy.loss_function = float64_loss
@@ -372,6 +372,7 @@ def test_weights_that_are_not_finite(value, name, algorithm, request, make_confi
 
 def test_a_reference_that_is_not_finite(tiny_llama, make_config):
     trainer = make_trainer(tiny_llama, make_config(tiny_llama, beta=0))
+    trainer.reference = LanguageModel(copy.deepcopy(tiny_llama.model))
     trainer.reference.model.lm_head.weight[7] = math.nan
     with pytest.raises(Diverged, match="generation 0"):
         trainer.step()

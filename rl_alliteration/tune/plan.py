@@ -29,6 +29,7 @@ MAX_GENERATIONS = 3600
 CHECKPOINT_EVERY = 600
 _ORIGINAL_CHECKPOINT_EVERY = 500
 STUDY_LEARNING_RATE = 1e-4
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Sweep:
     """`auto`: 1 where there are GPUs, else 0; or a number, such as 0.25."""
     cpus_per_trial: int = 1
     """CPU cores, and threads, per trial."""
+    dtype: str = "float32"
+    """Precision of sampling and scoring: float32, bfloat16, or `auto`: bfloat16 where the hardware computes it.
+    Weights and updates are float32 always."""
     address: str | None = None
     """Ray cluster to use (`auto`, or host:port). Default: $RAY_ADDRESS, else a Ray of its own on this machine."""
     keep_checkpoints: str = "2"
@@ -165,6 +169,8 @@ def resolve(sweep: Sweep) -> Sweep:
         top_k=STUDY_TOP_K if sweep.as_published else sweep.top_k or 0,
         checkpoint_every=sweep.checkpoint_every if sweep.checkpoint_every is not None else preset.checkpoint_every,
     )
+    if resolved.dtype not in (*DTYPES, "auto"):
+        raise UserError(f"--dtype: {resolved.dtype!r} is not accepted; give float32, bfloat16 or auto")
     _check_counts(resolved)
     get_reward(reward)
     _trials(resolved, weights="", tokenizer="")  # each TrialConfig checks its own fields
@@ -187,6 +193,8 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
         raise UserError(
             f"--max-length: {sweep.max_length} is beyond what the model can read; give at most {loaded.context}"
         )
+    if sweep.dtype == "auto":
+        sweep = dataclasses.replace(sweep, dtype=loaded.fastest_dtype(gpu=bool(gpus_asked(sweep))))
     return _trials(sweep, loaded.weights_fingerprint, loaded.tokenizer_fingerprint)
 
 
@@ -244,7 +252,7 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
                     top_k=sweep.top_k,
                     weights=weights,
                     tokenizer=tokenizer,
-                    dtype="float32",
+                    dtype=sweep.dtype,
                     threads=sweep.cpus_per_trial,
                 )
                 trials.append(PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every))
