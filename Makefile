@@ -8,7 +8,7 @@ STORAGE ?= results
 KILLS ?= 50
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint chaos clean
+.PHONY: quickstart test lint chaos bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/rl-alliteration sweep --preset quickstart --storage $(STORAGE)
@@ -25,6 +25,14 @@ chaos: $(VENV)/.installed-for-tests
 	RL_ALLITERATION_KILLS=$(KILLS) $(BIN)/python -m pytest -m chaos | tee .chaos.log
 	@grep '^chaos: ' .chaos.log | tail -n 1
 
+# What we and the peers take for one RLOO step, and what a sweep costs: tables under benchmarks/results/.
+bench: $(VENV)/.installed-for-benchmarks
+	$(BIN)/python benchmarks/speed.py --threads 1 --output shipped-1-thread
+	$(BIN)/python benchmarks/speed.py --threads 2 --output shipped-2-threads
+	$(BIN)/python benchmarks/speed.py --model 33m --threads 2 --repetitions 5 --warm-up 1 --output 33m-2-threads
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/checkpoints.py
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
@@ -39,4 +47,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-for-tests: $(VENV)/.installed
 	$(INSTALL) --editable '.[test,lint]'
+	@touch $@
+
+$(VENV)/.installed-for-benchmarks: $(VENV)/.installed
+	$(INSTALL) --editable '.[bench]'
 	@touch $@
