@@ -26,7 +26,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rl_alliteration.analysis.alliteration import alliterating_runs
+from rl_alliteration.analysis.card import model_card
+from rl_alliteration.analysis.frontier import KEEP_VARIETY, recommended
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
+from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results import maintenance, reader, verify
 from rl_alliteration.results.storage import check_location, open_storage
@@ -70,18 +73,26 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the model of a trial after any number of its texts as a transformers folder."""
+    """Write the model of a trial after any number of its texts, or the recommended one, as a transformers folder."""
 
     storage: str
     """Folder or URI of the results."""
     experiment: str
     """The trial's experiment."""
-    trial: str
-    """Its id, as `status` and `query` show it."""
     output: str
     """A new folder."""
+    trial: str | None = None
+    """Its id, as `status` and `query` show it."""
     generation: int | None = None
     """After how many texts. Default: all."""
+    recommended: bool = False
+    """The model that alliterates most among those that keep variety and sense; of all trials, or of --trial."""
+    keep_variety: float = KEEP_VARIETY
+    """With --recommended: share of the original's variety that it keeps, 0 to 1."""
+    keep_sense: float = SENSE_NATS
+    """With --recommended: nats that its texts' cross-entropy under the original model is off at most."""
+    window: int = WINDOW
+    """Generations that each of the card's numbers is of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,13 +458,34 @@ def _sample(command: Sample) -> int:
 
 
 def _export(command: Export) -> int:
-    from rl_alliteration.replay import export, open_trial, replay
+    storage = open_storage(command.storage)
+    known = [name for _, name in reader.trial_ids(storage, command.experiment)]
+    recommendation, chosen, generation = None, command.trial, command.generation
+    if chosen is not None and chosen not in known:
+        raise UserError(f"--trial: {chosen!r} is not in {command.experiment!r}; there is: {', '.join(known)}")
+    if command.recommended:
+        if generation is not None:
+            raise UserError("--generation: --recommended finds it; leave one of the two out")
+        analysis = measure(reader.connect(storage), command.experiment, command.window, chosen)
+        recommendation = recommended(analysis, command.keep_variety, command.keep_sense)
+        chosen, generation = recommendation.trial.trial_id, recommendation.generation
+    elif chosen is None:
+        raise UserError("--trial: give a trial's id, or --recommended")
+    else:
+        analysis = measure(reader.connect(storage), command.experiment, command.window, chosen)
+    from rl_alliteration.replay import check_new_folder, export, open_trial, replay
 
-    console = _console()
-    trial = open_trial(open_storage(command.storage), command.experiment, command.trial)
-    trainer = replay(trial, command.generation, _say(console))
-    export(trial, trainer, Path(command.output))
-    _say(console)(f"{trial.trial_id} after {trainer.generation:,} texts is in {command.output}")
+    check_new_folder(Path(command.output))
+    say = _say(_console())
+    if recommendation is not None:
+        say(str(recommendation))
+    trial = open_trial(storage, command.experiment, chosen)
+    trainer = replay(trial, generation, say)
+    measured = next(found for found in analysis.trials if found.trial_id == chosen)
+    last = [row["text"] for row in trial.rows(max(0, trainer.generation - 3)) if row["generation"] < trainer.generation]
+    card = model_card(trial.config, measured, trainer.generation, last, recommendation)
+    export(trial, trainer, Path(command.output), card)
+    say(f"{trial.trial_id} after {trainer.generation:,} texts is in {command.output}")
     return 0
 
 

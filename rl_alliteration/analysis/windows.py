@@ -147,27 +147,35 @@ class Analysis:
         return [trial for trial in self.trials if not trial.is_original and len(trial.first)]
 
 
-def measure(connection: duckdb.DuckDBPyConnection, experiment: str | None = None, window: int = WINDOW) -> Analysis:
+def measure(
+    connection: duckdb.DuckDBPyConnection,
+    experiment: str | None = None,
+    window: int = WINDOW,
+    trial_id: str | None = None,
+) -> Analysis:
     """Measure all trials, or one experiment's, by reward, algorithm, beta and seed; the originals last.
 
     Args:
         connection: with the views of `results.reader.connect`.
         experiment: only this one.
         window: generations per window.
+        trial_id: only this one, with the originals.
 
     Raises:
         UserError: a window of fewer than 10 generations was asked for.
     """
     if window < CURVE:
         raise UserError(f"--window: {window} is not accepted; give {CURVE} generations or more")
-    connection.execute("SET VARIABLE chosen = ?", [experiment])
     answer = connection.execute(
         """
         SELECT experiment, trial_id, algorithm, beta, seed, status, max_generations, reward_function, group_size,
                learning_rate, model, prompt, max_length, temperature, top_k
-        FROM trials WHERE getvariable('chosen') IS NULL OR experiment = getvariable('chosen')
+        FROM trials
+        WHERE ($experiment IS NULL OR experiment = $experiment)
+          AND ($trial_id IS NULL OR trial_id = $trial_id OR algorithm = 'original')
         ORDER BY algorithm = 'original', reward_function DESC, algorithm DESC, beta, seed, experiment, trial_id
-        """
+        """,
+        {"experiment": experiment, "trial_id": trial_id},
     )
     names = [column[0] for column in answer.description]
     facts = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
