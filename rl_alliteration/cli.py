@@ -31,6 +31,7 @@ from rl_alliteration.analysis.frontier import KEEP_VARIETY, recommended
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.report.command import Report, report
 from rl_alliteration.results import maintenance, reader, verify
 from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
@@ -152,6 +153,7 @@ COMMANDS = {
     "verify": Verify,
     "sample": Sample,
     "export": Export,
+    "report": Report,
     "compact": Compact,
     "remove": Remove,
 }
@@ -210,6 +212,7 @@ def _run(command: Any) -> int:
         Verify: _verify,
         Sample: _sample,
         Export: _export,
+        Report: _report,
         Compact: _compact,
         Remove: _remove,
     }
@@ -486,6 +489,11 @@ def _export(command: Export) -> int:
     card = model_card(trial.config, measured, trainer.generation, last, recommendation)
     export(trial, trainer, Path(command.output), card)
     say(f"{trial.trial_id} after {trainer.generation:,} texts is in {command.output}")
+    return 0
+
+
+def _report(command: Report) -> int:
+    report(command, _say(_console()))
     return 0
 
 

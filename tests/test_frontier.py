@@ -56,12 +56,14 @@ def test_the_most_alliteration_that_keeps_variety_and_sense(analysis):
         variety=[variety, 0.91 * variety, 0.89 * variety, variety],
         original_lm_cross_entropy=[sense, sense - 0.2, sense, sense + 0.3],
         repetition=[0, 0, 0, 0],
-        raw_reward=[15, 99, 17, 40],
+        raw_reward=[15, 19, 17, 40],
     )
     found = recommended(changed)
     assert (found.trial.beta, found.point.first, found.generation) == (40, 100, 150)
     assert found.expected == pytest.approx(16)  # of the windows beside it, not of the one chosen for being high
     assert found.low < 16 < found.high
+    rising = recommended(with_metrics(changed, raw_reward=[5, 10, 80, 90]))
+    assert rising.expected == pytest.approx(10)  # where the curve takes off, those beside it say nothing of it
     assert recommended(changed, keep_variety=0.88).point.first == 200
     assert recommended(changed, nats=0.31).point.first == 300
     assert recommended(changed, trial_id=changed.trials[1].trial_id).trial.beta == 100

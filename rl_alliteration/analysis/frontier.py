@@ -46,7 +46,7 @@ class Recommendation:
     generation: int
     """After how many texts its model was had: the middle of the window."""
     expected: float
-    """Mean raw reward to expect. Of the windows beside it: it was itself chosen for being high."""
+    """Mean raw reward to expect: the window's, or that of those beside it if lower, as it was chosen for being high."""
     low: float
     high: float
     """Between these is the mean of 100 new texts, with a chance of 95%."""
@@ -66,7 +66,13 @@ class Recommendation:
 
 
 def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[Point]:
-    """All full windows of the trained trials that have an original, by trial and generation."""
+    """All full windows of the trained trials that have an original, by trial and generation.
+
+    Raises:
+        UserError: `nats` is no distance.
+    """
+    if not (math.isfinite(nats) and nats >= 0):
+        raise UserError(f"--keep-sense: {nats} is not accepted; give 0 nats or more")
     found = [
         (trial, int(index), bool(sense))
         for trial in analysis.trained
@@ -129,8 +135,6 @@ def recommended(
         UserError: a share or a number of nats is not accepted, or there is no such trial.
         Failure: no window keeps variety and sense.
     """
-    if not (math.isfinite(nats) and nats >= 0):
-        raise UserError(f"--keep-sense: {nats} is not accepted; give 0 nats or more")
     points = frontier(analysis, nats)
     known = sorted({point.trial.trial_id for point in points})
     if trial_id is not None and trial_id not in known:
@@ -147,10 +151,13 @@ def recommended(
 def _recommendation(point: Point) -> Recommendation:
     trial, index = point.trial, point.index
     size = trial.group_size
-    beside = [i for i in (index - 1, index + 1) if 0 <= i < len(trial.first) and trial.full[i]]
-    # One neighbour alone would be off to one side of a curve that rises.
-    chosen = np.array(beside if len(beside) == 2 else [index])
-    mean = float(trial.metrics["raw_reward"][chosen].mean())
+    rewards = trial.metrics["raw_reward"]
+    chosen = np.array([index])
+    if 0 < index < len(rewards) - 1 and trial.full[index + 1]:
+        beside = np.array([index - 1, index + 1])
+        # Where the curve is flat, a window that was chosen for being high was also lucky; where it rises, it was not.
+        chosen = beside if rewards[beside].mean() < rewards[index] else chosen
+    mean = float(rewards[chosen].mean())
     variance = float((trial.spread[chosen] ** 2).mean())
     margin = 1.96 * math.sqrt(variance * (1 / (trial.window * len(chosen)) + 1 / NEW_TEXTS))
     middle = point.first + trial.window // 2
