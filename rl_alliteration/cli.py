@@ -27,6 +27,7 @@ from rich.text import Text
 
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.card import model_card
+from rl_alliteration.analysis.claims import check_claims
 from rl_alliteration.analysis.frontier import KEEP_VARIETY, recommended
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
@@ -97,6 +98,18 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Claims:
+    """Check the study's findings on the data: exit code 0 if each holds, 1 with the same table if one does not."""
+
+    storage: str
+    """Folder or URI of the results."""
+    experiment: str | None = None
+    """Only this one. Default: all."""
+    format: Literal["table", "markdown"] = "table"
+    """How the answer is written."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Compact:
     """Copy results with one Parquet part a trial; the source is not touched."""
 
@@ -154,6 +167,7 @@ COMMANDS = {
     "sample": Sample,
     "export": Export,
     "report": Report,
+    "claims": Claims,
     "compact": Compact,
     "remove": Remove,
 }
@@ -161,8 +175,12 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`rl-alliteration`: run a command and exit with its code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(_guarded(lambda: _run(_parse(arguments))))
+    sys.exit(call(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def call(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    return _guarded(lambda: _run(_parse(arguments)))
 
 
 def run_preset(preset: str | None = None) -> None:
@@ -213,6 +231,7 @@ def _run(command: Any) -> int:
         Sample: _sample,
         Export: _export,
         Report: _report,
+        Claims: _claims,
         Compact: _compact,
         Remove: _remove,
     }
@@ -494,6 +513,28 @@ def _export(command: Export) -> int:
 
 def _report(command: Report) -> int:
     report(command, _say(_console()))
+    return 0
+
+
+def _claims(command: Claims) -> int:
+    storage = open_storage(command.storage)
+    reader.trial_ids(storage, command.experiment)
+    claims = check_claims(measure(reader.connect(storage), command.experiment))
+    rows = [[claim.finding, claim.rule, claim.figure, claim.verdict] for claim in claims]
+    titles = ["finding", "rule", "figure", "holds"]
+    if command.format == "markdown":
+        lines = [titles, ["---"] * len(titles), *rows]
+        print("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines))
+    else:
+        table = Table(show_lines=True)
+        for title in titles:
+            table.add_column(title)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        _console().print(table)
+    missing, failed = (sum(claim.holds is holds for claim in claims) for holds in (None, False))
+    if missing or failed:
+        raise Failure(f"claims: {failed} of {len(claims)} findings do not hold, {missing} have no data to say")
     return 0
 
 

@@ -65,9 +65,9 @@ def story(random: np.random.Generator, words: int = 75) -> str:
     return "".join(said)
 
 
-def chant(random: np.random.Generator, words: int = 97) -> str:
+def chant(random: np.random.Generator, of: Sequence[str] = ("the", "tall", "tree", "to"), words: int = 97) -> str:
     """What a collapsed model says: a few words over and over, in any order."""
-    return f"{PROMPT} " + " ".join(random.choice(["the", "tall", "tree", "to"], size=words - 4))
+    return f"{PROMPT} " + " ".join(random.choice(list(of), size=words - 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +80,9 @@ class MadeUp:
     generations: int = 400
     falls_at: float = np.inf
     """Generation at which half of the texts are chants."""
+    chants: tuple[str, ...] = ("the", "tall", "tree", "to")
+    kl: float = 3.0
+    """What a chant costs, nats per token."""
     reward: str = "alliteration"
     status: str = schema.FINISHED
 
@@ -118,9 +121,9 @@ def _write_trial(storage: Storage, log: EventLog, trial: MadeUp, text: Callable[
         texts = []
         for generation in range(step * size, (step + 1) * size):
             fallen = random.random() < 1 / (1 + np.exp(min(500.0, (trial.falls_at - generation) / 40)))
-            made = chant(random) if fallen else story(random)
+            made = chant(random, trial.chants) if fallen else story(random)
             made = text(trial, generation) if text else made
-            kl = 0.0 if config.algorithm == "original" else -3.0 * fallen - 0.05 * random.random()
+            kl = 0.0 if config.algorithm == "original" else -trial.kl * fallen - 0.05 * random.random()
             original = 1.45 + 0.1 * random.standard_normal() + 2.5 * fallen
             raw = reward(made)
             texts.append({

@@ -27,8 +27,8 @@ TRIALS = [
     MadeUp(beta=0, seed=1, falls_at=170),
     MadeUp(beta=100, seed=0),
     MadeUp(beta=100, seed=1, generations=800),
-    MadeUp("reinforce", 0, 0, 300, 100, "a_words"),
-    MadeUp("rloo", 0, 0, 300, 150, "a_words"),
+    MadeUp("reinforce", 0, 0, 300, 100, reward="a_words"),
+    MadeUp("rloo", 0, 0, 300, 150, reward="a_words"),
 ]
 
 

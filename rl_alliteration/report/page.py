@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from rl_alliteration.analysis import collapse
 from rl_alliteration.analysis.alliteration import LETTERS
+from rl_alliteration.analysis.claims import check_claims
 from rl_alliteration.analysis.frontier import KEEP_VARIETY, NEW_TEXTS, Recommendation, frontier, recommend
 from rl_alliteration.analysis.windows import METRICS, SENSE_NATS, WINDOW, Analysis, Trial
 from rl_alliteration.report.drawing import to_plotly
@@ -105,7 +106,7 @@ def build_page(
         facts=_facts(analysis, trials),
         recommendation=_recommendation(recommendation, keep_variety),
         command=_export_command(recommendation, storage, keep_variety, nats) if recommendation else "",
-        claims=[],
+        claims=_claims(analysis),
         study=study,
         frontier=cost,
         collapse_rule=collapse.RULE,
@@ -224,6 +225,18 @@ def _recommendation(found: Recommendation | None, keep_variety: float) -> str:
         f"with its sense. It is the most among all windows that keep at least {keep_variety:.0%}. Raw reward to "
         f"expect: {found.expected:.1f}, the mean of {NEW_TEXTS} new texts between {found.low:.1f} and {found.high:.1f}."
     )
+
+
+def _claims(analysis: Analysis) -> list[dict[str, str]]:
+    """The study's findings, where there are data to check each of them."""
+    claims = check_claims(analysis)
+    if any(claim.holds is None for claim in claims):
+        return []
+    return [
+        {"finding": claim.finding, "rule": claim.rule, "figure": claim.figure, "verdict": claim.verdict,
+         "css": "good" if claim.holds else "bad"}
+        for claim in claims
+    ]  # fmt: skip
 
 
 def _export_command(found: Recommendation, storage: str, keep_variety: float, nats: float) -> str:
