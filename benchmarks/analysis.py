@@ -39,14 +39,19 @@ def stage(name: str, folder: Path) -> None:
     from rl_alliteration.results.reader import connect
     from rl_alliteration.results.storage import open_storage
 
-    imported = time.perf_counter() - started
+    print(f"{name}: import {time.perf_counter() - started:.2f} s", end="; ")
     connection = connect(open_storage(str(folder)))
     started = time.perf_counter()
     analysis = measure(connection)
-    print(f"import {imported:.2f} s; analysis of {sum(int(t.texts.sum()) for t in analysis.trained):,} texts "
-          f"{time.perf_counter() - started:.1f} s", end="")  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"; processor {time.process_time():.1f} s; peak memory {peak:.2f} GiB")
+    texts = sum(int(trial.texts.sum()) for trial in analysis.trained)
+    print(f"analysis of {texts:,} texts {time.perf_counter() - started:.1f} s", end="; ")
+    if name == "report":
+        started = time.perf_counter()
+        from rl_alliteration.report.page import build_page
+
+        page = build_page(analysis, connection, title="Benchmark")
+        print(f"page of {len(page.encode()) / 1e6:.1f} MB {time.perf_counter() - started:.1f} s", end="; ")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if not (folder / "generations").exists():
             make(folder)
-        for name in ("analysis",):
+        for name in ("analysis", "report"):
             subprocess.run([sys.executable, __file__, name, str(folder)], check=True)
 
 

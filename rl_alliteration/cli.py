@@ -290,8 +290,10 @@ def _sweep(sweep: Sweep) -> int:
     console.print(Text(f"\nTexts and numbers (Parquet): {storage}/generations"))
     query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
     console.print(Text(f"Query them:  {query}"), soft_wrap=True)
+    chosen = f"--storage {where} --experiment {sweep.experiment}"
+    console.print(Text(f"See them:    rl-alliteration report {chosen} --output report.html"), soft_wrap=True)
     console.print(
-        Text(f"See them:    tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000"),
+        Text(f"Curves:      tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000"),
         soft_wrap=True,
     )
     if outcome.stopped_by is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from scipy.stats import spearmanr
 from rl_alliteration.analysis.claims import Sweep, beta_to_extend, check_claims, spearman
 from rl_alliteration.analysis.windows import Analysis, Trial, measure
 from rl_alliteration.cli import main
+from rl_alliteration.report.page import main_figures
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
 
@@ -242,3 +245,17 @@ def test_the_study_is_what_its_presets_say():
     assert set(request.beta) == {0, 0.01, 0.1, 1, 10, 100} | set(range(20, 91, 10))
     elsewhere = resolve(Request(storage="x", preset="study_betas", model="roneneldan/TinyStories-33M"))
     assert (elsewhere.max_generations, elsewhere.learning_rate) == (3600, 1e-4)
+
+
+def test_a_kept_summary_says_the_same(analysis, tmp_path):
+    path = Path(__file__).parents[1] / "benchmarks" / "study.py"
+    if not path.exists():
+        pytest.skip("no benchmarks here: this is no checkout of the repository")
+    spec = importlib.util.spec_from_file_location("study_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.keep(analysis, tmp_path / "study.json.gz")
+    again = module.load(tmp_path / "study.json.gz")
+    assert [claim.holds for claim in check_claims(again)] == [claim.holds for claim in check_claims(analysis)]
+    keys = [[figure.key for figure in main_figures(one)] for one in (again, analysis)]
+    assert keys[0] == keys[1]
