@@ -85,9 +85,7 @@ def _table(rows: np.ndarray, variety: dict[tuple[str, float, int], float], gaps:
             if column is None:
                 values = [np.array([v for (d, b, _), v in variety.items() if d == t and b == beta]) for t in COLOURS]
             else:
-                values = [
-                    rows[(rows[:, 0] == d) & (rows[:, 1] == beta) & (rows[:, 3] == last), column] for d in (0, 1)
-                ]
+                values = [rows[(rows[:, 0] == d) & (rows[:, 1] == beta) & (rows[:, 3] == last), column] for d in (0, 1)]
             interval = stats.ttest_ind(values[1], values[0], equal_var=False).confidence_interval()
             shown = " | ".join(f"{v.mean():.3g} ± {v.std(ddof=1):.2g}" for v in values)
             lines.append(f"| {beta:g} | {name} | {shown} | {interval.low:.3g} … {interval.high:.3g} |")

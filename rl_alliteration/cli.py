@@ -26,8 +26,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rl_alliteration.analysis.alliteration import alliterating_runs
+from rl_alliteration.analysis.card import model_card
+from rl_alliteration.analysis.claims import check_claims
+from rl_alliteration.analysis.frontier import KEEP_VARIETY, recommended
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
+from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.report.command import Report, report
 from rl_alliteration.results import maintenance, reader, verify
 from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
@@ -70,18 +75,38 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the model of a trial after any number of its texts as a transformers folder."""
+    """Write the model of a trial after any number of its texts, or the recommended one, as a transformers folder."""
 
     storage: str
     """Folder or URI of the results."""
     experiment: str
     """The trial's experiment."""
-    trial: str
-    """Its id, as `status` and `query` show it."""
     output: str
     """A new folder."""
+    trial: str | None = None
+    """Its id, as `status` and `query` show it."""
     generation: int | None = None
     """After how many texts. Default: all."""
+    recommended: bool = False
+    """The model that alliterates most among those that keep variety and sense; of all trials, or of --trial."""
+    keep_variety: float = KEEP_VARIETY
+    """With --recommended: share of the original's variety that it keeps, 0 to 1."""
+    keep_sense: float = SENSE_NATS
+    """With --recommended: nats that its texts' cross-entropy under the original model is off at most."""
+    window: int = WINDOW
+    """Generations that each of the card's numbers is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """Check the study's findings on the data: exit code 0 if each holds, 1 with the same table if one does not."""
+
+    storage: str
+    """Folder or URI of the results."""
+    experiment: str | None = None
+    """Only this one. Default: all."""
+    format: Literal["table", "markdown"] = "table"
+    """How the answer is written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +166,8 @@ COMMANDS = {
     "verify": Verify,
     "sample": Sample,
     "export": Export,
+    "report": Report,
+    "claims": Claims,
     "compact": Compact,
     "remove": Remove,
 }
@@ -148,8 +175,12 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`rl-alliteration`: run a command and exit with its code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(_guarded(lambda: _run(_parse(arguments))))
+    sys.exit(call(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def call(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    return _guarded(lambda: _run(_parse(arguments)))
 
 
 def run_preset(preset: str | None = None) -> None:
@@ -199,6 +230,8 @@ def _run(command: Any) -> int:
         Verify: _verify,
         Sample: _sample,
         Export: _export,
+        Report: _report,
+        Claims: _claims,
         Compact: _compact,
         Remove: _remove,
     }
@@ -257,8 +290,10 @@ def _sweep(sweep: Sweep) -> int:
     console.print(Text(f"\nTexts and numbers (Parquet): {storage}/generations"))
     query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
     console.print(Text(f"Query them:  {query}"), soft_wrap=True)
+    chosen = f"--storage {where} --experiment {sweep.experiment}"
+    console.print(Text(f"See them:    rl-alliteration report {chosen} --output report.html"), soft_wrap=True)
     console.print(
-        Text(f"See them:    tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000"),
+        Text(f"Curves:      tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000"),
         soft_wrap=True,
     )
     if outcome.stopped_by is not None:
@@ -447,13 +482,61 @@ def _sample(command: Sample) -> int:
 
 
 def _export(command: Export) -> int:
-    from rl_alliteration.replay import export, open_trial, replay
+    storage = open_storage(command.storage)
+    known = [name for _, name in reader.trial_ids(storage, command.experiment)]
+    recommendation, chosen, generation = None, command.trial, command.generation
+    if chosen is not None and chosen not in known:
+        raise UserError(f"--trial: {chosen!r} is not in {command.experiment!r}; there is: {', '.join(known)}")
+    if command.recommended:
+        if generation is not None:
+            raise UserError("--generation: --recommended finds it; leave one of the two out")
+        analysis = measure(reader.connect(storage), command.experiment, command.window, chosen)
+        recommendation = recommended(analysis, command.keep_variety, command.keep_sense)
+        chosen, generation = recommendation.trial.trial_id, recommendation.generation
+    elif chosen is None:
+        raise UserError("--trial: give a trial's id, or --recommended")
+    else:
+        analysis = measure(reader.connect(storage), command.experiment, command.window, chosen)
+    from rl_alliteration.replay import check_new_folder, export, open_trial, replay
 
-    console = _console()
-    trial = open_trial(open_storage(command.storage), command.experiment, command.trial)
-    trainer = replay(trial, command.generation, _say(console))
-    export(trial, trainer, Path(command.output))
-    _say(console)(f"{trial.trial_id} after {trainer.generation:,} texts is in {command.output}")
+    check_new_folder(Path(command.output))
+    say = _say(_console())
+    if recommendation is not None:
+        say(str(recommendation))
+    trial = open_trial(storage, command.experiment, chosen)
+    trainer = replay(trial, generation, say)
+    measured = next(found for found in analysis.trials if found.trial_id == chosen)
+    last = [row["text"] for row in trial.rows(max(0, trainer.generation - 3)) if row["generation"] < trainer.generation]
+    card = model_card(trial.config, measured, trainer.generation, last, recommendation)
+    export(trial, trainer, Path(command.output), card)
+    say(f"{trial.trial_id} after {trainer.generation:,} texts is in {command.output}")
+    return 0
+
+
+def _report(command: Report) -> int:
+    report(command, _say(_console()))
+    return 0
+
+
+def _claims(command: Claims) -> int:
+    storage = open_storage(command.storage)
+    reader.trial_ids(storage, command.experiment)
+    claims = check_claims(measure(reader.connect(storage), command.experiment))
+    rows = [[claim.finding, claim.rule, claim.figure, claim.verdict] for claim in claims]
+    titles = ["finding", "rule", "figure", "holds"]
+    if command.format == "markdown":
+        lines = [titles, ["---"] * len(titles), *rows]
+        print("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines))
+    else:
+        table = Table(show_lines=True)
+        for title in titles:
+            table.add_column(title)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        _console().print(table)
+    missing, failed = (sum(claim.holds is holds for claim in claims) for holds in (None, False))
+    if missing or failed:
+        raise Failure(f"claims: {failed} of {len(claims)} findings do not hold, {missing} have no data to say")
     return 0
 
 

@@ -122,8 +122,21 @@ def replay(trial: StoredTrial, generation: int | None, say: Callable[[str], None
     return trainer
 
 
-def export(trial: StoredTrial, trainer: Trainer, folder: Path) -> None:
-    """Write the trainer's model as a transformers folder, with a card.
+def export(trial: StoredTrial, trainer: Trainer, folder: Path, card: str) -> None:
+    """Write the trainer's model as a transformers folder, with its card.
+
+    Raises:
+        UserError: the folder cannot be written (see `check_new_folder`).
+    """
+    check_new_folder(folder)
+    model: Any = trainer.policy.model
+    model.save_pretrained(folder, safe_serialization=True)
+    trial.loaded.pretrained_tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Make the folder; to be asked before a replay, which may take minutes.
 
     Raises:
         UserError: the folder is not empty or cannot be written.
@@ -134,23 +147,6 @@ def export(trial: StoredTrial, trainer: Trainer, folder: Path) -> None:
             raise UserError(f"--output: {str(folder)!r} is not empty; give a new folder")
     except OSError as error:
         raise UserError(f"--output: {str(folder)!r} cannot be written ({error.strerror})") from error
-    model: Any = trainer.policy.model
-    model.save_pretrained(folder, safe_serialization=True)
-    trial.loaded.pretrained_tokenizer.save_pretrained(folder)
-    config = trial.config
-    last = [row for row in trial.rows(max(0, trainer.generation - 100)) if row["generation"] < trainer.generation]
-    lines = [
-        f"# {trial.trial_id}, generation {trainer.generation}",
-        "",
-        f"{trial.loaded.name} after {trainer.generation} texts of {config.algorithm} with the reward "
-        f"`{config.reward}`, beta {config.beta:g}, learning rate {config.learning_rate:g}, seed {config.seed}.",
-    ]
-    if last:
-        reward = sum(row["raw_reward"] for row in last) / len(last)
-        penalty = sum(row["kl_penalty"] for row in last) / len(last)
-        lines += ["", f"Its last {len(last)} texts had a mean reward of {reward:.2f} and KL penalty of {penalty:.3f}."]
-    lines += ["", f"Sampled with temperature {config.temperature:g}, top_k {config.top_k}, prompt {config.prompt!r}."]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
 
 
 def verify_deep(trial: StoredTrial) -> str | None:

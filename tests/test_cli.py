@@ -250,7 +250,9 @@ def test_texts_cannot_drive_a_terminal():
     assert "\x1b" not in shown.plain
 
 
-@pytest.mark.parametrize("module", ["cli", "results.verify", "results.reader", "analysis.summary", "tune.plan"])
+@pytest.mark.parametrize(
+    "module", ["cli", "results.verify", "results.reader", "analysis.claims", "report.page", "tune.plan"]
+)
 def test_reading_results_needs_neither_torch_nor_ray(module):
     code = (
         f"import sys, rl_alliteration.{module}; sys.exit(bool({{'torch', 'transformers', 'ray'}} & set(sys.modules)))"

@@ -80,14 +80,66 @@ def test_an_exported_model_is_a_transformers_folder(stored, written, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     trainer = replay(stored, 12, print)
-    export(stored, trainer, tmp_path / "model")
+    export(stored, trainer, tmp_path / "model", "the card")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, written[2][12][name])
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("Once upon a time").input_ids == trainer.prompt_ids
-    assert "generation 12" in (tmp_path / "model" / "README.md").read_text()
+    assert (tmp_path / "model" / "README.md").read_text() == "the card"
     with pytest.raises(UserError, match="not empty"):
-        export(stored, trainer, tmp_path / "model")
+        export(stored, trainer, tmp_path / "model", "the card")
+
+
+def test_the_recommended_model_is_exported_with_a_card_of_its_data(
+    tmp_path, tiny_gpt_neo, make_config, monkeypatch, capsys
+):
+    import rl_alliteration.replay as module
+
+    monkeypatch.setattr(module, "load_model", lambda name, **_: tiny_gpt_neo)
+    storage = Storage(tmp_path / "results")
+    config = make_config(tiny_gpt_neo, max_length=16, learning_rate=0.01, group_size=5)
+    trial = planned(config, 30, every=10)
+    remembered = {}
+
+    def remember(run) -> None:
+        remembered[run.trainer.generation] = run.trainer.state().weights
+
+    run_trial(storage, trial, tiny_gpt_neo, on_step=remember)
+    run_trial(storage, planned(config.original(), 20, every=10), tiny_gpt_neo)
+    flags = ["export", "--storage", str(storage), "--experiment", EXPERIMENT, "--output", str(tmp_path / "model")]
+
+    def answer(*more: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            main([*flags, *more])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out + captured.err
+
+    wanted = ("--recommended", "--window", "10", "--keep-variety", "0", "--keep-sense", "100")
+    assert answer()[0] == 2
+    assert answer("--recommended", "--generation", "5")[0] == 2
+    assert "--keep-variety: 2.0" in answer("--recommended", "--window", "10", "--keep-variety", "2")[1]
+    code, told = answer("--recommended", "--window", "10", "--keep-variety", "1", "--keep-sense", "0")
+    assert (code, "none of 3 windows keeps 100%" in told) == (1, True)
+    assert not (tmp_path / "model").exists()
+    code, told = answer(*wanted)
+    assert code == 0
+    best = max(range(3), key=lambda w: _alliteration_of(rows(storage, trial)[10 * w : 10 * w + 10]))
+    generation = 10 * best + 5
+    assert f"after {generation} texts" in told
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, remembered[generation][name])
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"generation {generation}" in card
+    assert "Recommended: of all windows" in card
+    assert rows(storage, trial)[generation - 1]["text"].split()[-1] in card
+    assert answer(*wanted)[1].count("is not empty") == 1
+
+
+def _alliteration_of(texts: list) -> float:
+    return sum(row["raw_reward"] / row["num_words"] for row in texts)
 
 
 def test_deep_verification_finds_numbers_that_only_the_model_can_check(stored, tmp_path):

@@ -109,6 +109,9 @@ class Preset:
     checkpoint_every: int = CHECKPOINT_EVERY
 
 
+STUDY_SEEDS = (100, 101, 102, 103, 104)
+"""Of the study's one reported run; lengths and learning rates were chosen on seeds 0 to 4."""
+
 PRESETS: dict[str, Preset] = {
     "quickstart": Preset(
         ("rloo", "reinforce"), (0.0, 100.0), max_generations=1200,
@@ -122,6 +125,14 @@ PRESETS: dict[str, Preset] = {
     "beta_coarse": Preset(("rloo",), (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)),
     "beta_fine": Preset(("rloo",), (20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)),
     "beta_extended": Preset(("rloo",), (40.0,), max_generations=8000),
+    "study_a_words": Preset(
+        ("reinforce", "rloo"), (0.0,), STUDY_SEEDS, "a_words",
+        max_generations=1200, storyteller_max_generations=2500, storyteller_learning_rate=5e-4, checkpoint_every=500,
+    ),
+    "study_betas": Preset(
+        ("rloo",), (0.0, 0.01, 0.1, 1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0), STUDY_SEEDS,
+        storyteller_max_generations=2700, checkpoint_every=900,
+    ),
 }  # fmt: skip
 
 # Measured for the shipped model; the study's own rate serves TinyStories-33M.

@@ -1,0 +1,346 @@
+"""The study's findings, each with a rule that the data meet or do not. The thresholds were fixed before the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_alliteration.analysis.alliteration import top_letters_share
+from rl_alliteration.analysis.collapse import collapse_generation
+from rl_alliteration.analysis.frontier import KEEP_VARIETY
+from rl_alliteration.analysis.seeds import Estimate, Reals, difference, estimate, resampled
+from rl_alliteration.analysis.windows import Analysis, Original, Trial
+
+FINAL_TEXTS = 300
+"""Texts at the end of a trial that "final" is of."""
+ORIGINAL_BELOW = 10.0
+"""Raw reward that the unmodified model stays under."""
+FIXATED_VARIETY = 0.1
+"""Final variety under which a trial has fixated on one text."""
+STUCK_BELOW = 2.0
+"""Times the original's mean reward under which a trial is stuck low."""
+GREATEST_SHARE = 0.8
+"""Share of the greatest possible reward (words − 1) that trials without a KL penalty reach."""
+KL_CORRELATION = -0.7
+"""Spearman correlation of beta and |KL penalty| that is not exceeded."""
+VARIETY_STEP = 0.2
+"""Least distance in final variety between betas that collapse and those that do not."""
+LETTERS = 3
+"""How many initial letters carry most of the alliteration …"""
+LETTERS_SHARE = 0.5
+"""… and more than what share of it."""
+
+NO_DATA = "no data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A finding of the study, and whether it holds here; None: there are no data to say."""
+
+    finding: str
+    rule: str
+    figure: str
+    holds: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        return "no data" if self.holds is None else "holds" if self.holds else "does not hold"
+
+
+def check_claims(analysis: Analysis) -> list[Claim]:
+    """Each finding of the study, checked on the trials with the rewards `alliteration` and `a_words`.
+
+    Trials of one beta are its seeds. Findings that compare betas look at the length that all their trials have;
+    what goes on for longer is the extended run.
+    """
+    compared = [trial for trial in analysis.trained if trial.original is not None]
+    letters = [t for t in compared if t.reward_function == "a_words" and t.beta == 0]
+    swept = [t for t in compared if t.reward_function == "alliteration" and t.algorithm == "rloo"]
+    sweep = Sweep(swept)
+    return [
+        *_original(swept),
+        *_reinforce([t for t in letters if t.algorithm == "reinforce"]),
+        *_rloo(letters),
+        *_without_penalty(sweep),
+        *_rewards_by_beta(sweep),
+        *_kl_by_beta(sweep),
+        *_grammar(sweep),
+        *_step(sweep),
+        *_extended(sweep),
+        *_letters(sweep),
+    ]
+
+
+class Sweep:
+    """The trials of a sweep over beta, at the length that all of them have."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.length = min((trial.max_generations for trial in trials), default=0)
+        self.by_beta: dict[float, list[Trial]] = {}
+        for trial in sorted(trials, key=lambda trial: (trial.beta, trial.seed)):
+            self.by_beta.setdefault(trial.beta, []).append(trial)
+
+    @property
+    def betas(self) -> list[float]:
+        """From the smallest."""
+        return list(self.by_beta)
+
+    def final(self, metric: str, beta: float) -> list[float]:
+        """The final mean of each seed."""
+        return [trial.final(metric, FINAL_TEXTS, self.length) for trial in self.by_beta[beta]]
+
+    def estimate(self, metric: str, beta: float) -> Estimate:
+        """The interquartile mean of these."""
+        return estimate([self.final(metric, beta)])
+
+    def collapses(self, beta: float) -> bool:
+        """Whether most of its seeds have collapsed by the length of the sweep."""
+        trials = self.by_beta[beta]
+        return 2 * sum(collapsed_by(trial, self.length) is not None for trial in trials) > len(trials)
+
+    @property
+    def collapsing(self) -> list[float]:
+        """The betas that collapse."""
+        return [beta for beta in self.betas if self.collapses(beta)]
+
+    @property
+    def others(self) -> list[float]:
+        """The betas that do not."""
+        return [beta for beta in self.betas if not self.collapses(beta)]
+
+
+def collapsed_by(trial: Trial, length: int) -> int | None:
+    """The generation at which a trial had collapsed, seen at `length` generations."""
+    assert trial.original is not None
+    seen = trial.full & (trial.first + trial.window <= length)
+    variety = trial.metrics["variety"]
+    return collapse_generation(variety[seen], trial.first[seen], trial.original.metrics["variety"])
+
+
+def beta_to_extend(analysis: Analysis) -> float | None:
+    """The smallest beta that has not collapsed by the length that all trials have; None if all have."""
+    trials = [t for t in analysis.trained if t.original is not None and t.reward_function == "alliteration"]
+    return min(Sweep([t for t in trials if t.algorithm == "rloo"]).others, default=None)
+
+
+def _original(trials: Sequence[Trial]) -> list[Claim]:
+    rule = f"mean raw reward of the unmodified model, its interval below {ORIGINAL_BELOW:g}"
+    found: Original | None = next((trial.original for trial in trials), None)
+    finding = "The unmodified model alliterates little"
+    if found is None:
+        return [Claim(finding, rule, NO_DATA, None)]
+    possible = found.metrics["num_words"] - 1
+    figure = f"{found.raw_reward} of {possible:.0f} possible"
+    return [Claim(finding, rule, figure, found.raw_reward.high < ORIGINAL_BELOW)]
+
+
+def _reinforce(trials: Sequence[Trial]) -> list[Claim]:
+    rules = (
+        f"final variety under {FIXATED_VARIETY:g} in more than half of the seeds",
+        f"at least one seed stuck low: final a_words reward under {STUCK_BELOW:g} times the original's",
+    )
+    findings = ("REINFORCE fixates (reward a_words)", "REINFORCE: not every seed on a good text")
+    if not trials:
+        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+    variety = [trial.final("variety", FINAL_TEXTS) for trial in trials]
+    fixated = sum(value < FIXATED_VARIETY for value in variety)
+    stuck = _stuck(trials)
+    rewards = _listed([trial.final("raw_reward", FINAL_TEXTS) for trial in trials])
+    return [
+        Claim(findings[0], rules[0], f"{fixated} of {len(trials)} seeds; variety {estimate([variety])}",
+              2 * fixated > len(trials)),
+        Claim(findings[1], rules[1], f"{stuck} of {len(trials)} seeds; final rewards {rewards}", stuck > 0),
+    ]  # fmt: skip
+
+
+def _rloo(letters: Sequence[Trial]) -> list[Claim]:
+    rloo, reinforce = ([t for t in letters if t.algorithm == name] for name in ("rloo", "reinforce"))
+    rules = (
+        "interquartile mean of the final a_words reward minus REINFORCE's, its interval above 0",
+        f"each seed's final a_words reward at least {STUCK_BELOW:g} times the original's",
+    )
+    findings = ("RLOO ends above REINFORCE (reward a_words)", "RLOO: no seed is stuck low")
+    if not rloo or not reinforce:
+        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+    final = {name: [t.final("raw_reward", FINAL_TEXTS) for t in trials]
+             for name, trials in (("rloo", rloo), ("reinforce", reinforce))}  # fmt: skip
+    more = difference(final["rloo"], final["reinforce"])
+    stuck = _stuck(rloo)
+    listed = _listed(final["rloo"])
+    return [
+        Claim(findings[0], rules[0], f"{more} more", more.low > 0),
+        Claim(findings[1], rules[1], f"{stuck} of {len(rloo)} seeds; final rewards {listed}", stuck == 0),
+    ]
+
+
+def _without_penalty(sweep: Sweep) -> list[Claim]:
+    finding = "Without a KL penalty the model collapses"
+    rule = (
+        f"at beta 0 each seed collapses, and the interquartile mean of final raw reward / (words − 1) is at least "
+        f"{GREATEST_SHARE:g}"
+    )
+    if 0.0 not in sweep.by_beta:
+        return [Claim(finding, rule, NO_DATA, None)]
+    trials = sweep.by_beta[0.0]
+    rewards, words = sweep.final("raw_reward", 0.0), sweep.final("num_words", 0.0)
+    share = estimate([[reward / (count - 1) for reward, count in zip(rewards, words, strict=True)]])
+    fallen = sum(collapsed_by(trial, sweep.length) is not None for trial in trials)
+    figure = f"{fallen} of {len(trials)} seeds collapse; share {share}"
+    return [Claim(finding, rule, figure, fallen == len(trials) and share.value >= GREATEST_SHARE)]
+
+
+def _rewards_by_beta(sweep: Sweep) -> list[Claim]:
+    findings = ("A larger beta shrinks the raw reward", "The largest beta has the lowest raw reward")
+    rules = (
+        "median of the final raw rewards of betas that collapse above that of those that do not",
+        "interquartile mean of the final raw reward, lowest of all at the largest beta",
+    )
+    if not sweep.collapsing or not sweep.others:
+        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+    fallen, standing = (
+        statistics.median(value for beta in betas for value in sweep.final("raw_reward", beta))
+        for betas in (sweep.collapsing, sweep.others)
+    )
+    means = {beta: sweep.estimate("raw_reward", beta) for beta in sweep.betas}
+    lowest = min(means, key=lambda beta: means[beta].value)
+    largest = max(means)
+    figure = f"beta {largest:g}: {means[largest]}; lowest at beta {lowest:g}: {means[lowest]}"
+    return [
+        Claim(findings[0], rules[0], f"{fallen:.1f} against {standing:.1f}", fallen > standing),
+        Claim(findings[1], rules[1], figure, lowest == largest),
+    ]
+
+
+def _kl_by_beta(sweep: Sweep) -> list[Claim]:
+    finding = "A larger beta holds the KL penalty down"
+    rule = f"Spearman correlation of beta and |KL penalty|, over means of seeds, at most {KL_CORRELATION:g}"
+    if len(sweep.betas) < 3:
+        return [Claim(finding, rule, NO_DATA, None)]
+    values = [np.abs(sweep.final("kl_penalty", beta)) for beta in sweep.betas]
+    correlation = float(spearman(np.array([[value.mean() for value in values]]))[0])
+    drawn = spearman(np.stack([resampled(value, k).mean(axis=1) for k, value in enumerate(values)], axis=1))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [Claim(finding, rule, str(Estimate(correlation, float(low), float(high))), correlation <= KL_CORRELATION)]
+
+
+def _grammar(sweep: Sweep) -> list[Claim]:
+    findings = ("The largest beta keeps the original's grammar", "Beta 0 does not")
+    rules = (
+        "interval of its final repetition overlaps the original's",
+        "interval of its final repetition above the original's",
+    )
+    if 0.0 not in sweep.by_beta or len(sweep.betas) < 2:
+        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+    largest = max(sweep.betas)
+    original = sweep.by_beta[largest][0].original
+    assert original is not None
+    base, kept, lost = original.repetition, sweep.estimate("repetition", largest), sweep.estimate("repetition", 0.0)
+    overlap = kept.low <= base.high and base.low <= kept.high
+    return [
+        Claim(findings[0], rules[0], f"beta {largest:g}: {kept}; original: {base}", overlap),
+        Claim(findings[1], rules[1], f"{lost}; original: {base}", lost.low > base.high),
+    ]
+
+
+def _step(sweep: Sweep) -> list[Claim]:
+    finding = "There is a step in variety between betas that collapse and those that do not"
+    rule = (
+        f"each beta that collapses has a final variety (interquartile mean) at least {VARIETY_STEP:g} below each that "
+        "does not, and all of them are smaller"
+    )
+    if not sweep.collapsing or not sweep.others:
+        return [Claim(finding, rule, NO_DATA, None)]
+    upper = max(sweep.collapsing, key=lambda beta: sweep.estimate("variety", beta).value)
+    lower = min(sweep.others, key=lambda beta: sweep.estimate("variety", beta).value)
+    below, above = sweep.estimate("variety", upper), sweep.estimate("variety", lower)
+    ordered = max(sweep.collapsing) < min(sweep.others)
+    where = f"between beta {max(sweep.collapsing):g} and {min(sweep.others):g}" if ordered else "betas not in order"
+    figure = f"{where}: at most {below} (beta {upper:g}), at least {above} (beta {lower:g})"
+    return [Claim(finding, rule, figure, ordered and above.value - below.value >= VARIETY_STEP)]
+
+
+def _extended(sweep: Sweep) -> list[Claim]:
+    findings = (
+        "The smallest beta that has not collapsed does so when it is extended",
+        "Before that it alliterates clearly more at most of its variety",
+    )
+    rules = (
+        "it collapses in more than half of the seeds",
+        "in more than half of the seeds: a window before the collapse whose alliteration's interval is above the "
+        f"original's, at {KEEP_VARIETY:.0%} or more of its variety",
+    )
+    beta = min(sweep.others, default=None)
+    extended = [t for t in sweep.by_beta.get(beta, []) if t.max_generations > sweep.length] if beta is not None else []
+    if not extended:
+        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+    fallen = [trial.collapse for trial in extended if trial.collapse is not None]
+    best = [value for value in map(_best_before_collapse, extended) if value is not None]
+    at = f", at {_listed(fallen, 0)}" if fallen else ""
+    most = f"; most per 100 words: {_listed(best)}" if best else ""
+    return [
+        Claim(findings[0], rules[0], f"beta {beta:g}: {len(fallen)} of {len(extended)} seeds{at}",
+              2 * len(fallen) > len(extended)),
+        Claim(findings[1], rules[1], f"beta {beta:g}: {len(best)} of {len(extended)} seeds{most}",
+              2 * len(best) > len(extended)),
+    ]  # fmt: skip
+
+
+def _best_before_collapse(trial: Trial) -> float | None:
+    """The most alliteration of a window before the collapse that clearly beats the original and keeps its variety."""
+    original = trial.original
+    assert original is not None
+    before = trial.full & (trial.first < (trial.collapse if trial.collapse is not None else np.inf))
+    clear = trial.intervals["alliteration"][0] > original.alliteration.high
+    varied = trial.metrics["variety"] >= KEEP_VARIETY * original.metrics["variety"]
+    found = trial.metrics["alliteration"][before & clear & varied]
+    return float(found.max()) if len(found) else None
+
+
+def _letters(sweep: Sweep) -> list[Claim]:
+    finding = "Few initial letters carry most of the alliteration"
+    rule = (
+        f"share of the {LETTERS} most common in each trial's final texts, its interval (interquartile mean, seeds "
+        f"within betas) above {LETTERS_SHARE:g}"
+    )
+    if not sweep.betas:
+        return [Claim(finding, rule, NO_DATA, None)]
+    shares = {beta: [_letter_share(trial, sweep.length) for trial in sweep.by_beta[beta]] for beta in sweep.betas}
+    every = estimate(list(shares.values()))
+    standing = estimate([shares[beta] for beta in sweep.others])
+    figure = f"{every}; without the betas that collapse {standing}"
+    return [Claim(finding, rule, figure, every.low > LETTERS_SHARE)]
+
+
+def _letter_share(trial: Trial, length: int) -> float:
+    seen = trial.full & (trial.first + trial.window <= length)
+    return top_letters_share(trial.by_letter[seen][-FINAL_TEXTS // trial.window :].sum(axis=0), LETTERS)
+
+
+def spearman(rows: Reals) -> Reals:
+    """Spearman correlation of each row, (R, N), with 0 … N − 1; equal values share their mean rank. (R,).
+
+    nan for a row of one value only.
+    """
+    smaller = (rows[:, None, :] < rows[:, :, None]).sum(axis=2)
+    equal = (rows[:, None, :] == rows[:, :, None]).sum(axis=2)
+    ranks: NDArray[np.float64] = smaller + (equal - 1) / 2
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    places = np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2
+    norms = np.sqrt((ranks**2).sum(axis=1) * (places**2).sum())
+    return np.divide(ranks @ places, norms, out=np.full(len(rows), np.nan), where=norms > 0)
+
+
+def _stuck(trials: Sequence[Trial]) -> int:
+    """How many are stuck low."""
+    limits = [STUCK_BELOW * trial.original.raw_reward.value for trial in trials if trial.original is not None]
+    finals = [trial.final("raw_reward", FINAL_TEXTS) for trial in trials]
+    return sum(final < limit for final, limit in zip(finals, limits, strict=True))
+
+
+def _listed(values: Sequence[float], digits: int = 1) -> str:
+    return ", ".join(f"{value:,.{digits}f}" for value in sorted(values))

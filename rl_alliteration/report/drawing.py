@@ -1,0 +1,160 @@
+"""Draw figures: as Plotly's JSON for the page, and as PNG files."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rl_alliteration.errors import UserError
+from rl_alliteration.report.figures import GREY, Figure, Series
+
+
+def to_plotly(figure: Figure) -> dict[str, Any]:
+    """The figure as Plotly's `data` and `layout`; colours of the page (text, grid) are the page's own affair."""
+    categorical = any(series.x and isinstance(series.x[0], str) for series in figure.series)
+    shapes = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y,
+         "line": {"color": GREY, "width": 1.5, "dash": "dot"}}
+        for _, y in figure.references
+    ]  # fmt: skip
+    notes = [
+        {"xref": "paper", "x": 1, "y": y, "xanchor": "right", "yanchor": "bottom", "text": _plain(name),
+         "showarrow": False, "font": {"size": 11, "color": GREY}}
+        for name, y in figure.references
+    ]  # fmt: skip
+    x_axis: dict[str, Any] = {"title": {"text": figure.x_title}, "automargin": True}
+    if categorical:
+        x_axis["type"] = "category"
+    return {
+        "data": [_trace(series, figure) for series in figure.series],
+        "layout": {
+            "xaxis": x_axis,
+            "yaxis": {"title": {"text": figure.y_title}, "automargin": True},
+            "shapes": shapes,
+            "annotations": notes,
+            "barmode": "stack",
+            "hovermode": "closest",
+        },
+    }
+
+
+def _trace(series: Series, figure: Figure) -> dict[str, Any]:
+    name = _plain(series.name)
+    trace: dict[str, Any] = {
+        "name": name,
+        "x": list(series.x),
+        "y": [_number(value) for value in series.y],
+        "hovertemplate": f"{name}<br>%{{x}}: %{{y:.{figure.digits + 1}f}}<extra></extra>",
+        "legendgroup": _plain(series.group or series.name),
+        "showlegend": _in_legend(series),
+    }
+    if series.kind == "bar":
+        trace |= {"type": "bar", "marker": {"color": series.colour}}
+    elif series.kind == "area":
+        trace |= {"type": "scatter", "mode": "lines", "stackgroup": "one", "fillcolor": series.colour,
+                  "line": {"color": series.colour, "width": 0.5}}  # fmt: skip
+    elif series.kind == "points":
+        symbol = "star" if series.star else "circle-open" if series.hollow else "circle"
+        size = 16 if series.star else 6 if series.faint or figure.key == "frontier" else 9
+        trace |= {"type": "scatter", "mode": "markers", "opacity": 0.55 if series.faint else 0.9,
+                  "marker": {"color": series.colour, "size": size, "symbol": symbol}}  # fmt: skip
+    else:
+        trace |= {"type": "scatter", "mode": "lines", "opacity": 0.35 if series.faint else 1,
+                  "line": {"color": series.colour, "width": 1 if series.faint else 2.5,
+                           "dash": "dash" if series.dashed else "solid"}}  # fmt: skip
+        if series.faint:
+            trace["hoverinfo"] = "skip"
+            del trace["hovertemplate"]
+    if series.bounds is not None:
+        low, high = series.bounds
+        trace["error_y"] = {
+            "type": "data", "symmetric": False, "color": series.colour, "thickness": 2, "width": 5,
+            "array": [_number(h - y) for h, y in zip(high, series.y, strict=True)],
+            "arrayminus": [_number(y - v) for v, y in zip(low, series.y, strict=True)],
+        }  # fmt: skip
+    if series.targets is not None:
+        # The id once to be shown, once to be found by.
+        trace["customdata"] = [[_plain(trial_id), generation, trial_id] for trial_id, generation in series.targets]
+        where = "%{customdata[0]}, generation %{customdata[1]}"
+        trace["hovertemplate"] = (
+            f"{name}<br>{_plain(figure.x_title)} %{{x:.{figure.digits}f}}, "
+            f"{_plain(figure.y_title)} %{{y:.{figure.digits}f}}<br>{where}<extra></extra>"
+        )
+    return trace
+
+
+def save_png(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Draw each figure to FOLDER/key.png.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for figure in figures:
+            canvas = Canvas(figsize=(9, 4.5), dpi=150, layout="constrained")
+            _draw(canvas.subplots(), figure)
+            path = folder / f"{figure.key}.png"
+            canvas.savefig(path)
+            paths.append(path)
+    except OSError as error:
+        raise UserError(f"--figures: {str(folder)!r} cannot be written ({error.strerror})") from error
+    return paths
+
+
+def _draw(axes: Any, figure: Figure) -> None:
+    handles: dict[str, Any] = {}
+    bottom: list[float] | None = None
+    for series in figure.series:
+        style: dict[str, Any] = {"color": series.colour, "label": series.name.replace("$", r"\$")}
+        if series.kind in ("bar", "area"):
+            bottom = bottom or [0.0] * len(series.y)
+            top = [a + b for a, b in zip(bottom, series.y, strict=True)]
+            if series.kind == "bar":
+                drawn = axes.bar(list(series.x), series.y, bottom=bottom, **style)
+            else:
+                drawn = axes.fill_between(list(series.x), bottom, top, **style)
+            bottom = top
+        elif series.kind == "points":
+            face = "none" if series.hollow else series.colour
+            marker, size = ("*", 14) if series.star else ("o", 3 if series.faint or figure.key == "frontier" else 6)
+            drawn = axes.plot(list(series.x), series.y, linestyle="none", marker=marker, markersize=size,
+                              markerfacecolor=face, alpha=0.5 if series.faint else 0.9,
+                              zorder=5 if series.star else 2, **style)[0]  # fmt: skip
+        else:
+            drawn = axes.plot(series.x, series.y, linewidth=0.7 if series.faint else 1.8,
+                              alpha=0.35 if series.faint else 1, linestyle="--" if series.dashed else "-",
+                              **style)[0]  # fmt: skip
+        if series.bounds is not None:
+            away = [[y - v for v, y in zip(series.bounds[0], series.y, strict=True)],
+                    [v - y for v, y in zip(series.bounds[1], series.y, strict=True)]]  # fmt: skip
+            axes.errorbar(list(series.x), series.y, yerr=away, fmt="none", ecolor=series.colour, capsize=3)
+        if _in_legend(series):
+            handles.setdefault(series.name, drawn)
+    for name, y in figure.references:
+        axes.axhline(y, color=GREY, linestyle=":", linewidth=1)
+        axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=GREY)
+    axes.set(title=figure.title, xlabel=figure.x_title, ylabel=figure.y_title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#00000018")
+    axes.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+
+
+def _in_legend(series: Series) -> bool:
+    return not (series.quiet or series.hollow or (series.faint and series.kind == "line"))
+
+
+def _plain(text: str) -> str:
+    """Plotly reads a little HTML in names; they are to be read as they are."""
+    return html.escape(text, quote=False)
+
+
+def _number(value: float) -> float | None:
+    """Five digits are more than a screen shows; JSON knows no nan."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,0 +1,241 @@
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const figures = JSON.parse($("figures-data").textContent);
+  const texts = JSON.parse($("texts-data").textContent);
+  const root = document.documentElement;
+
+  // --- what the page shows is kept in its address, so that a reload (or a colleague) sees the same ---
+  const kept = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+  const keep = (name, value) => {
+    if (value) kept.set(name, value); else kept.delete(name);
+    history.replaceState(null, "", "#" + kept.toString());
+  };
+
+  // --- figures ---
+  const css = (name) => {
+    const probe = document.createElement("span");
+    probe.style.color = `var(${name})`;
+    document.body.append(probe);
+    const colour = getComputedStyle(probe).color;
+    probe.remove();
+    return colour;
+  };
+  const drawn = new Map();
+  const draw = (div, figure) => {
+    drawn.set(div, figure);
+    const narrow = div.clientWidth < 560;
+    const axis = { gridcolor: css("--rule"), linecolor: css("--rule"), zerolinecolor: css("--rule") };
+    const layout = {
+      ...figure.layout,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: narrow ? 11 : 13, color: css("--ink") },
+      margin: { l: 50, r: 12, t: 16, b: 44 },
+      legend: narrow || div.closest(".pair")
+        ? { orientation: "h", y: -0.25, font: { size: 11 } } : { itemsizing: "constant" },
+      hoverlabel: { align: "left" },
+      xaxis: { ...figure.layout.xaxis, ...axis },
+      yaxis: { ...figure.layout.yaxis, ...axis },
+    };
+    return Plotly.react(div, figure.data, layout, { responsive: true, displaylogo: false,
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] }).then(() => {
+      if (div.dataset.wired) return;
+      div.dataset.wired = "yes";
+      div.on("plotly_click", (event) => {
+        const target = event.points[0] && event.points[0].customdata;
+        if (target) read(texts.names.indexOf(target[2]), target[1]);
+      });
+    });
+  };
+  const show = (place, key) => {
+    const figure = figures[key];
+    if (!figure) return;
+    $(place + "-title").textContent = figure.title;
+    $(place + "-caption").textContent = figure.caption;
+    draw($(place === "letters" ? "letters-plot" : place), figure);
+  };
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      seen.unobserve(entry.target);
+      draw(entry.target, figures[entry.target.dataset.figure]);
+    }
+  }, { rootMargin: "600px" });
+  document.querySelectorAll("[data-figure]").forEach((div) => seen.observe(div));
+
+  const showMetric = () => {
+    const key = $("metric").value + "_" + $("metric-reward").value;
+    show("over-time", "metric:" + key);
+    show("at-the-end", "metric:" + key + "_end");
+  };
+  for (const name of ["metric", "metric-reward", "letters-of"]) {
+    const wanted = kept.get(name);
+    if ([...$(name).options].some((option) => option.value === wanted)) $(name).value = wanted;
+  }
+  for (const name of ["metric", "metric-reward"])
+    $(name).addEventListener("change", () => { keep(name, $(name).value); showMetric(); });
+  $("letters-of").addEventListener("change", () => {
+    keep("letters-of", $("letters-of").value);
+    show("letters", "letters:" + $("letters-of").value);
+  });
+  const late = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      late.unobserve(entry.target);
+      if (entry.target.id === "metrics") showMetric();
+      else show("letters", "letters:" + $("letters-of").value);
+    }
+  }, { rootMargin: "600px" });
+  late.observe($("metrics"));
+  late.observe($("letters"));
+
+  // --- light and dark ---
+  const themes = ["auto", "light", "dark"];
+  const stored = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
+  const setTheme = (theme) => {
+    if (theme === "auto") delete root.dataset.theme; else root.dataset.theme = theme;
+    $("theme").textContent = "Theme: " + theme;
+    $("theme").dataset.now = theme;
+    try { localStorage.setItem("theme", theme); } catch { /* a page of a file may have no storage */ }
+    drawn.forEach((figure, div) => draw(div, figure));
+  };
+  $("theme").addEventListener("click", () => {
+    setTheme(themes[(themes.indexOf($("theme").dataset.now) + 1) % themes.length]);
+  });
+  setTheme(themes.includes(stored()) ? stored() : "auto");
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    drawn.forEach((figure, div) => draw(div, figure));
+  });
+
+  // --- the table ---
+  const body = document.querySelector("#trials-table tbody");
+  document.querySelectorAll("#trials-table thead button").forEach((button, column) => {
+    button.addEventListener("click", () => {
+      const header = button.parentElement;
+      const up = header.getAttribute("aria-sort") !== "ascending";
+      document.querySelectorAll("#trials-table th").forEach((th) => th.removeAttribute("aria-sort"));
+      header.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const value = (row) => row.cells[column + 1].dataset.value;
+      const rows = [...body.rows].sort((a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (x === "" || y === "") return x === y ? 0 : x === "" ? 1 : -1;
+        const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+        return up ? order : -order;
+      });
+      body.append(...rows);
+    });
+  });
+  body.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-read]");
+    if (button) read(Number(button.dataset.read), null);
+  });
+
+  // --- texts: always as text, never as markup ---
+  const PAGE = 20;
+  let limit = PAGE;
+  const initial = (word) => String.fromCodePoint(word.codePointAt(0)).toLowerCase();
+  const highlighted = (text) => {
+    const words = [...text.matchAll(/\S+/g)];
+    const parts = [];
+    let at = 0, start = 0;
+    for (let i = 1; i <= words.length; i++) {
+      if (i < words.length && initial(words[i][0]) === initial(words[start][0])) continue;
+      if (i - start > 1) {
+        const end = words[i - 1].index + words[i - 1][0].length;
+        parts.push(text.slice(at, words[start].index));
+        const mark = document.createElement("mark");
+        mark.textContent = text.slice(words[start].index, end);
+        parts.push(mark);
+        at = end;
+      }
+      start = i;
+    }
+    parts.push(text.slice(at));
+    return parts;
+  };
+  const found = () => {
+    const trial = $("text-trial").value, near = $("text-generation").value, least = $("text-reward").value;
+    const words = $("text-search").value.toLowerCase();
+    let rows = [];
+    texts.trials.forEach((list, index) => {
+      if (trial !== "" && Number(trial) !== index) return;
+      for (const [generation, reward, kl, text] of list) {
+        if (least !== "" && reward < Number(least)) continue;
+        if (words && !text.toLowerCase().includes(words)) continue;
+        rows.push({ index, generation, reward, kl, text });
+      }
+    });
+    if ($("text-order").value === "reward") rows.sort((a, b) => b.reward - a.reward || a.generation - b.generation);
+    else if (near !== "") {
+      const away = (row) => Math.abs(row.generation - Number(near));
+      rows.sort((a, b) => away(a) - away(b) || a.generation - b.generation);
+      const head = rows.slice(0, limit).sort((a, b) => a.index - b.index || a.generation - b.generation);
+      rows = head.concat(rows.slice(limit));
+    }
+    return rows;
+  };
+  const list = () => {
+    const rows = found();
+    $("texts-list").replaceChildren(...rows.slice(0, limit).map((row) => {
+      const item = document.createElement("li");
+      const meta = document.createElement("div");
+      meta.className = "meta";
+      meta.textContent = `${texts.labels[row.index]} · generation ${row.generation.toLocaleString("en")} · ` +
+        `raw reward ${row.reward} · KL ${row.kl}`;
+      const text = document.createElement("p");
+      text.append(...highlighted(row.text));
+      item.append(meta, text);
+      return item;
+    }));
+    $("text-count").textContent = `${Math.min(limit, rows.length).toLocaleString("en")} of ` +
+      `${rows.length.toLocaleString("en")} texts that match, of ${texts.shown.toLocaleString("en")} in this page`;
+    $("text-more").hidden = rows.length <= limit;
+  };
+  const fields = ["text-trial", "text-generation", "text-search", "text-reward", "text-order"];
+  const listAnew = () => {
+    limit = PAGE;
+    fields.forEach((name) => keep(name, $(name).value));
+    list();
+  };
+  const lastOf = (index) => Math.max(0, ...texts.trials
+    .filter((_, i) => index === "" || Number(index) === i)
+    .map((rows) => (rows.length ? rows[rows.length - 1][0] : 0)));
+  const read = (index, generation) => {
+    if (index < 0) return;
+    $("text-trial").value = String(index);
+    $("text-generation").value = generation === null ? lastOf(index) : generation;
+    $("text-search").value = $("text-reward").value = "";
+    $("text-order").value = "generation";
+    listAnew();
+    $("texts").scrollIntoView();
+    $("text-trial").focus({ preventScroll: true });
+  };
+  fields.forEach((name) => {
+    if (kept.has(name)) $(name).value = kept.get(name);
+    $(name).addEventListener("input", listAnew);
+  });
+  $("texts-form").addEventListener("submit", (event) => event.preventDefault());
+  $("text-first").addEventListener("click", () => { $("text-generation").value = 0; listAnew(); });
+  $("text-last").addEventListener("click", () => {
+    $("text-generation").value = lastOf($("text-trial").value);
+    listAnew();
+  });
+  $("text-more").addEventListener("click", () => { limit += PAGE; list(); });
+  list();
+
+  // Links within the page scroll; the address stays what is shown.
+  document.querySelectorAll('nav a, .skip').forEach((link) => link.addEventListener("click", (event) => {
+    const target = $(link.getAttribute("href").slice(1));
+    event.preventDefault();
+    target.tabIndex = -1;
+    target.focus({ preventScroll: true });
+    target.scrollIntoView();
+  }));
+
+  // --- a page that is rebuilt while a sweep runs ---
+  if ($("watch")) {
+    const timer = setInterval(() => location.reload(), figures.watch * 1000);
+    $("pause").addEventListener("click", () => { clearInterval(timer); $("watch").remove(); });
+  }
+  root.dataset.ready = "yes";
+})();

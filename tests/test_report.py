@@ -1,0 +1,193 @@
+"""The page: what it says, that it stays one file, and that nothing of a text is taken for markup."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+from made_up import MadeUp, story, write_results
+
+from rl_alliteration.analysis.windows import METRICS, measure
+from rl_alliteration.cli import main
+from rl_alliteration.report.command import Report, report
+from rl_alliteration.report.drawing import save_png, to_plotly
+from rl_alliteration.report.figures import study_figures
+from rl_alliteration.report.page import build_page, main_figures
+from rl_alliteration.report.texts import chosen_generations, sample_texts
+from rl_alliteration.results import schema
+from rl_alliteration.results.reader import connect
+from rl_alliteration.results.storage import Storage
+
+HOSTILE = 'ball <script>document.title = "owned"</script> trees & </script><img src=x onerror=alert(1)> the\u2028tall'
+TRIALS = [
+    MadeUp(beta=0, seed=0, falls_at=150),
+    MadeUp(beta=0, seed=1, falls_at=170),
+    MadeUp(beta=100, seed=0),
+    MadeUp(beta=100, seed=1, generations=800),
+    MadeUp("reinforce", 0, 0, 300, 100, reward="a_words"),
+    MadeUp("rloo", 0, 0, 300, 150, reward="a_words"),
+]
+
+
+def hostile_or_story(trial: MadeUp, generation: int) -> str:
+    import numpy as np
+
+    return HOSTILE if trial.beta == 100 and generation == 7 else story(np.random.default_rng(generation), 40)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Storage:
+    storage = Storage(tmp_path_factory.mktemp("made_up"))
+    write_results(storage, TRIALS)
+    write_results(storage, [MadeUp(beta=100, generations=300)], "hostile", hostile_or_story)
+    return storage
+
+
+@pytest.fixture(scope="module")
+def page_file(storage, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    report(Report(storage=str(storage), output=str(path)), say=lambda line: None)
+    return path
+
+
+def of_page(page: str, name: str) -> dict:
+    return json.loads(re.search(f'id="{name}">(.*?)</script>', page, re.S)[1])
+
+
+# --- what is in it ------------------------------------------------------------------------------------------
+
+
+def test_the_figures_of_the_study_are_drawn_from_the_data(storage):
+    analysis = measure(connect(storage), "made_up")
+    figures = {figure.key: figure for figure in study_figures(analysis)}
+    assert list(figures) == [
+        "raw_reward_alliteration", "kl_penalty_alliteration", "extended_alliteration",
+        "raw_reward_a_words", "kl_penalty_a_words", "algorithms_a_words",
+    ]  # fmt: skip
+    thick = [series for series in figures["raw_reward_alliteration"].series if not series.faint]
+    assert [series.name for series in thick] == ["beta 0", "beta 100"]
+    first, second = (trial.metrics["raw_reward"] for trial in analysis.trials[:2])
+    assert thick[0].y == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)])
+    assert thick[1].x[-1] == 750  # beta 100 goes on by its longer seed
+    assert figures["raw_reward_alliteration"].references[0][0] == "original model"
+    for figure in figures.values():
+        json.dumps(to_plotly(figure), allow_nan=False)
+
+
+def test_all_metrics_and_texts_are_in_the_page(page_file, storage):
+    page = page_file.read_text()
+    figures = of_page(page, "figures-data")
+    for metric in METRICS:
+        for reward in ("alliteration", "a_words"):
+            assert f"metric:{metric}_{reward}" in figures
+            assert f"metric:{metric}_{reward}_end" in figures
+    texts = of_page(page, "texts-data")
+    total = connect(storage).execute("SELECT count(*) FROM generations").fetchall()[0][0]
+    assert texts["shown"] == texts["total"] == total == sum(len(rows) for rows in texts["trials"])
+    assert HOSTILE in {row[3] for rows in texts["trials"] for row in rows}
+
+
+def test_nothing_of_a_text_is_markup_and_nothing_is_loaded(page_file):
+    page = page_file.read_text()
+    assert "<script>document" not in page
+    assert "<img" not in page.split("</style>")[1].split("figures-data")[0]
+    assert "default-src 'none'" in page
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?!data:)", page)
+
+
+def test_names_are_escaped(storage, tmp_path):
+    analysis = measure(connect(storage), "hostile")
+    page = build_page(analysis, connect(storage), title="<b>x</b>", storage="a b; rm <x>")
+    assert "<b>x</b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "--storage &#39;a b; rm &lt;x&gt;&#39;" in page
+
+
+def test_a_large_trial_is_sampled_at_its_ends_and_everywhere_between():
+    assert chosen_generations(100, 100) == list(range(100))
+    picks = chosen_generations(3600, 500)
+    assert 480 <= len(picks) <= 500
+    assert picks[:20] == list(range(20))
+    assert picks[-20:] == list(range(3580, 3600))
+    assert max(b - a for a, b in itertools.pairwise(picks)) < 50
+
+
+def test_short_trials_leave_their_share_to_the_others(storage):
+    trials = measure(connect(storage), "made_up").trained
+    texts = sample_texts(connect(storage), trials, budget=2200)
+    assert texts["total"] == 2600
+    assert 2100 <= texts["shown"] <= 2200
+    assert [len(rows) for rows in texts["trials"]][:3] == [400, 400, 400]
+
+
+def test_figures_are_written_as_pngs(storage, tmp_path):
+    figures = main_figures(measure(connect(storage)))
+    chosen = [figure for figure in figures if figure.key in ("frontier", "letters_alliteration", "algorithms_a_words")]
+    for path in save_png(chosen, tmp_path):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_page_or_says_why_not(storage, tmp_path, capsys):
+    def answer(*flags: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["report", "--storage", str(storage), *flags])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out + captured.err
+
+    page = tmp_path / "new" / "page.html"
+    assert answer("--output", str(page), "--experiment", "hostile")[0] == 0
+    assert "Experiment hostile" in page.read_text()
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+    (tmp_path / "file").write_text("")
+    for flags, said in (
+        (("--experiment", "nope"), "--experiment: 'nope' is not in"),
+        (("--output", str(tmp_path / "file" / "page.html")), "--output"),
+        (("--output", str(tmp_path)), "--output"),
+        (("--window", "3"), "--window: 3 is not accepted"),
+        (("--keep-variety", "7"), "--keep-variety: 7.0"),
+        (("--keep-sense", "-1"), "--keep-sense: -1.0"),
+    ):
+        code, told = answer("--output", str(tmp_path / "x.html"), *flags)
+        assert (code, said in told, told.count("\n")) == (2, True, 1)
+
+
+def test_a_watched_page_is_written_again_until_nothing_runs(tmp_path):
+    storage = Storage(tmp_path / "results")
+    trial = MadeUp(beta=10, generations=100, status=schema.RUNNING)
+    write_results(storage, [trial])
+    page = tmp_path / "page.html"
+    pages: list[str] = []
+
+    def pause(seconds: float) -> None:
+        pages.append(page.read_text())
+        if len(pages) == 2:
+            write_results(storage, [MadeUp(beta=10, generations=100), MadeUp(beta=20, generations=100)])
+        elif len(pages) > 3:
+            pytest.fail("it goes on for ever")
+
+    import rl_alliteration.results.reader as reader_module
+
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader_module, "is_live", lambda *_: True)
+        report(Report(storage=str(storage), output=str(page), watch=True), said.append, pause)
+    assert len(pages) == 2
+    assert all('id="watch"' in written for written in pages)
+    assert 'id="watch"' not in page.read_text()
+    assert len(said) == 2  # nothing had changed at the second look
+
+
+def test_results_without_a_text_make_a_page_too(tmp_path):
+    storage = Storage(tmp_path / "results")
+    write_results(storage, [MadeUp(generations=0, status=schema.PLANNED)])
+    for path in storage.list("generations"):
+        storage.delete(path)
+    report(Report(storage=str(storage), output=str(tmp_path / "page.html")), lambda line: None)
+    assert "0 trials" in (tmp_path / "page.html").read_text()
