@@ -282,6 +282,8 @@ def _sweep(sweep: Sweep) -> int:
         _print_plan(console, trials, parameters)
         return 0
     assert storage is not None and sweep.experiment is not None
+    if not loaded.has_fast_path:
+        console.print(Text(f"{loaded.model.config.model_type}: sampling and scoring by transformers' own code, slower"))
     from rl_alliteration.tune.sweep import run_sweep
 
     outcome = run_sweep(sweep, trials, loaded, storage, console)

@@ -119,6 +119,11 @@ class LoadedModel:
         """Most tokens that the model can read; None if its configuration does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    @property
+    def has_fast_path(self) -> bool:
+        """Whether the architecture is one that we have our own sampler for."""
+        return GPTNeoForward.supports(self.model)
+
     def policy(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
         """A fresh copy of the weights, to be trained; `dtype` as in `LanguageModel`."""
         return LanguageModel(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype)
