@@ -35,7 +35,7 @@ class TrialConfig:
     """
 
     algorithm: str
-    """`rloo`, `reinforce`, a registered one, or `original` for the trial without updates."""
+    """`rloo`, a registered one, or `original` for the trial without updates."""
     beta: float
     """KL coefficient, in units of reward per nat of mean cross-entropy; finite, at least 0."""
     seed: int

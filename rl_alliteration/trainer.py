@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ class TrainerState:
 class Trainer:
     """A trial's state (policy, counters) and its one operation, `step`.
 
-    The state is the policy's weights and `generation`: plain SGD has none, and random numbers are a function of
-    their place.
+    The state is the policy's weights, `generation`, and the recent rewards of an algorithm that compares with them:
+    plain SGD has none, and random numbers are a function of their place.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Trainer:
         self.reference = reference or loaded.reference(device)
         self.optimizer = torch.optim.SGD(self.policy.model.parameters(), lr=config.learning_rate)
         self.generation = 0
+        self.recent_rewards: list[float] = []
 
     @property
     def step_index(self) -> int:
@@ -129,7 +131,9 @@ class Trainer:
         if not np.isfinite(rewards).all():
             bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
             raise Diverged(self.generation + bad, f"its reward is {rewards[bad]}")
-        advantages = self.algorithm.advantages(rewards) if self.algorithm else np.zeros_like(rewards)
+        advantages = np.zeros_like(rewards)
+        if self.algorithm:
+            advantages = self.algorithm.advantages(rewards, self.recent_rewards)
 
         # 4. One step of plain SGD on the sum over the group.
         update: Row | None = None
@@ -188,6 +192,8 @@ class Trainer:
             for place, ids in enumerate(_unpadded(rollout))
         ]
         self.generation += config.group_size
+        if self.algorithm:
+            self.recent_rewards = self.algorithm.remember(self.recent_rewards, rewards)
         return Step(rows, update)
 
     def state(self) -> TrainerState:
@@ -199,10 +205,12 @@ class Trainer:
             "optimizer": {"name": "SGD", "learning_rate": self.config.learning_rate, "state": {}},
             "random": {"generator": "Philox-4x64", "seed": self.config.seed, "generation": self.generation},
         }
+        if self.algorithm and self.algorithm.memory:
+            counters["recent_rewards"] = self.recent_rewards
         return TrainerState(weights, counters)
 
-    def load_state(self, weights: dict[str, torch.Tensor], generation: int) -> None:
-        """Go back to the state after `generation` texts.
+    def load_state(self, weights: dict[str, torch.Tensor], generation: int, counters: Mapping[str, Any]) -> None:
+        """Go back to the state after `generation` texts, which had these weights and counters.
 
         Raises:
             ValueError: the weights are not this model's.
@@ -214,6 +222,7 @@ class Trainer:
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
         self.generation = generation
+        self.recent_rewards = list(counters.get("recent_rewards", []))
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens: without the end token that ended it."""

@@ -33,7 +33,7 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
 @pytest.mark.parametrize(
     "flags, named",
     [
-        (("--algorithm", "ppo"), "--algorithm: 'ppo' is unknown; choose from reinforce, rloo"),
+        (("--algorithm", "ppo"), "--algorithm: 'ppo' is unknown; choose from dr_grpo, grpo, reinforce,"),
         (("--reward", "rhymes"), "--reward: 'rhymes' is unknown; choose one of a_words, alliteration"),
         (("--preset", "huge"), "--preset: 'huge' is unknown; choose one of quickstart"),
         (("--model", "./nowhere"), "--model: no folder './nowhere'"),

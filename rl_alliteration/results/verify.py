@@ -49,13 +49,14 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
         event, config = _check_events(storage, experiment, trial_id, notes)
         manifests = _manifests(storage, experiment, trial_id)
         check_row = _row_checks(storage, config, notes)
+        check_groups = _group_checks(config)
         for path in parts(storage, "generations", experiment, trial_id):
             rows = _read(storage, path, schema.GENERATIONS)
             manifest = manifests.pop(schema.part_number(path), None)
             _check_order(rows, generations, config, path)
             for row in rows:
                 check_row(row)
-            _check_groups(rows, config)
+            check_groups(rows)
             _check_digests(storage, path, "generations", rows, manifest, notes)
             generations += len(rows)
             _check_updates(storage, experiment, trial_id, rows, config, manifest, notes)
@@ -202,19 +203,26 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
     return check
 
 
-def _check_groups(rows: list[Row], config: TrialConfig) -> None:
-    if config.algorithm == ORIGINAL:
-        for row in rows:
-            _expect(row, "advantage", 0.0)
-        return
+def _group_checks(config: TrialConfig) -> Callable[[list[Row]], None]:
+    """The checks of the groups of one part after another: advantages may depend on the rewards before."""
     algorithm = ALGORITHMS.get(config.algorithm)
-    if algorithm is None:
-        return
-    for start in range(0, len(rows), config.group_size):
-        group = rows[start : start + config.group_size]
-        advantages = algorithm.advantages(np.array([row["reward"] for row in group]))
-        for row, advantage in zip(group, advantages, strict=True):
-            _expect(row, "advantage", float(advantage))
+    recent: list[float] = []
+
+    def check(rows: list[Row]) -> None:
+        nonlocal recent
+        if algorithm is None and config.algorithm != ORIGINAL:
+            return
+        for start in range(0, len(rows), config.group_size):
+            group = rows[start : start + config.group_size]
+            rewards = np.array([row["reward"] for row in group])
+            advantages = np.zeros_like(rewards)
+            if algorithm is not None:
+                advantages = algorithm.advantages(rewards, recent)
+                recent = algorithm.remember(recent, rewards)
+            for row, advantage in zip(group, advantages, strict=True):
+                _expect(row, "advantage", float(advantage))
+
+    return check
 
 
 def _check_updates(

@@ -42,7 +42,7 @@ class Sweep:
     experiment: str | None = None
     """Name of the experiment, [a-z][a-z0-9_-]{0,63}. Default: the preset's."""
     algorithm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """`rloo`, `reinforce`. Default: rloo."""
+    """`rloo`, `reinforce`, `reinforce_baseline`, `grpo`, `dr_grpo`. Default: rloo."""
     beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
     """KL coefficients, 0 or more."""
     seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
