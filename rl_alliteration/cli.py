@@ -243,7 +243,9 @@ def _sweep(sweep: Sweep) -> int:
     from rl_alliteration.language_model import load_model
 
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
-    trials = plan(sweep, loaded)
+    from rl_alliteration.tune.rarity import with_rarity
+
+    trials = with_rarity(plan(sweep, loaded), loaded, sweep, _say(console))
     parameters = sum(p.numel() for p in loaded.model.parameters())
     if sweep.dry_run:
         _print_plan(console, trials, parameters)

@@ -45,7 +45,7 @@ class TrialConfig:
     group_size: int
     """Texts per update."""
     reward: str
-    """Name of the reward function."""
+    """Name of the reward function, or the canonical form of a weighted sum of several."""
     reward_version: int
     """Version of the reward function: raised when its numbers change."""
     prompt: str
@@ -64,6 +64,8 @@ class TrialConfig:
     """Resolved precision of sampling and scoring."""
     threads: int
     """CPU threads of the trial: they change the low-order bits of sums."""
+    reward_parameters: str = ""
+    """Canonical JSON of what the reward needs beside a text; empty for one that needs nothing."""
 
     def __post_init__(self) -> None:
         for field in ("seed", "group_size", "max_length", "top_k", "threads"):
@@ -95,6 +97,9 @@ class TrialConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """What is hashed. A setting added later is left out at its default, so that old ids stay."""
+        reward = {"name": self.reward, "version": self.reward_version}
+        if self.reward_parameters:
+            reward["parameters"] = json.loads(self.reward_parameters)
         return {
             "texts_version": TEXTS_VERSION,
             "algorithm": {"name": self.algorithm},
@@ -102,7 +107,7 @@ class TrialConfig:
             "seed": self.seed,
             "learning_rate": self.learning_rate,
             "group_size": self.group_size,
-            "reward": {"name": self.reward, "version": self.reward_version},
+            "reward": reward,
             "prompts": [self.prompt],
             "max_length": self.max_length,
             "temperature": self.temperature,

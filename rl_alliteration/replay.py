@@ -18,7 +18,7 @@ from rl_alliteration.language_model import LanguageModel, LoadedModel, load_mode
 from rl_alliteration.results.reader import last_event, parts, trial_ids
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part, row_digest
-from rl_alliteration.rewards import REWARDS, Reward
+from rl_alliteration.rewards import Reward, known_reward
 from rl_alliteration.sampling import score
 from rl_alliteration.trainer import Row, Trainer
 
@@ -61,8 +61,8 @@ class StoredTrial:
                 f"--trial: its algorithm {config.algorithm!r} is not registered here; "
                 "call rl_alliteration.cli.main from a script that registers it"
             )
-        reward = REWARDS.get(config.reward)
-        if reward is None or reward.version != config.reward_version:
+        reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
+        if reward is None:
             known = {row["text"]: row["raw_reward"] for row in self.rows()}
             reward = Reward(config.reward, known.__getitem__, config.reward_version)
         torch.set_num_threads(config.threads)

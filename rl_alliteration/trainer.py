@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Diverged(Failure):
-    """A loss, logit or reward is not finite. The rows before `generation` stand."""
+    """A loss, logit or cross-entropy is not finite. The rows before `generation` stand."""
 
     def __init__(self, generation: int, what: str) -> None:
         super().__init__(f"diverged at generation {generation}: {what}")
@@ -38,6 +38,8 @@ class Step:
 
     texts: list[Row]
     update: Row | None
+    logged: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What the reward logs beside its number: means over the group."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Trainer:
         """Sample and score the next group and update the policy.
 
         Raises:
-            Diverged: a loss, logit or reward is not finite; the policy was not updated.
+            Diverged: a loss, logit or cross-entropy is not finite; the policy was not updated.
+            Failure: the reward function raised, or gave no finite number; the same holds.
         """
         config = self.config
         started = time.perf_counter()
@@ -194,7 +197,8 @@ class Trainer:
         self.generation += config.group_size
         if self.algorithm:
             self.recent_rewards = self.algorithm.remember(self.recent_rewards, rewards)
-        return Step(rows, update)
+        logged = {name: sum(map(log, texts)) / len(texts) for name, log in self.reward.logs.items()}
+        return Step(rows, update, logged)
 
     def state(self) -> TrainerState:
         """The state after the last step."""
@@ -229,12 +233,15 @@ class Trainer:
         return decode_text(self.tokenizer, token_ids, self.end_tokens)
 
     def _raw_reward(self, text: str) -> float:
+        on = f"on the text {text[:200]!r}{'…' if len(text) > 200 else ''}; mend it and run the same command again"
         try:
-            return float(self.reward(text))
-        except Exception as error:
-            raise Failure(
-                f"the reward {self.reward.name!r} raised {type(error).__name__}: {error}; on the text {text[:200]!r}"
-            ) from error
+            value = float(self.reward(text))
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise Failure(f"the reward {self.reward.name!r} raised {reason}; {on}") from error
+        if not np.isfinite(value):
+            raise Failure(f"the reward {self.reward.name!r} gave {value}, not a finite number, {on}")
+        return value
 
 
 def decode_text(tokenizer: Any, token_ids: list[int], end_tokens: frozenset[int]) -> str:

@@ -62,7 +62,7 @@ class TrialRun:
         """One group: sampled, scored, learnt from; published if it fills a part or ends the trial."""
         step = self.trainer.step()
         self.writer.add(step.texts, step.update)
-        self._tensorboard.add(step.texts, step.update)
+        self._tensorboard.add(step.texts, step.update, step.logged)
         if self.done or self._at_boundary():
             self.publish(end=self.done)
         return step

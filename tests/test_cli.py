@@ -34,7 +34,10 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
     "flags, named",
     [
         (("--algorithm", "ppo"), "--algorithm: 'ppo' is unknown; choose from dr_grpo, grpo, reinforce,"),
-        (("--reward", "rhymes"), "--reward: 'rhymes' is unknown; choose one of a_words, alliteration"),
+        (("--reward", "rhymes"), "--reward: 'rhymes' is unknown; choose one of a_words, alliteration,"),
+        (("--reward", "alliteration + "), "--reward: 'alliteration + ' is malformed at '+ '; give rewards with + or -"),
+        (("--reward", "nowhere:f"), "--reward: the module of 'nowhere:f' could not be imported (ModuleNotFoundError"),
+        (("--reward", "os:sep"), "--reward: 'os:sep' is no function"),
         (("--preset", "huge"), "--preset: 'huge' is unknown; choose one of quickstart"),
         (("--model", "./nowhere"), "--model: no folder './nowhere'"),
         (("--beta", "-1"), "--beta: -1.0"),

@@ -50,6 +50,7 @@ OTHER = {
     "tokenizer": "c" * 64,
     "dtype": "float64",
     "threads": 2,
+    "reward_parameters": '{"rarity":{"":2,"t":1}}',
 }
 
 

@@ -18,7 +18,7 @@ from rl_alliteration.results import schema
 from rl_alliteration.results.reader import parts
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part, row_digest
-from rl_alliteration.rewards import REWARDS
+from rl_alliteration.rewards import known_reward
 
 Row = dict[str, Any]
 
@@ -180,12 +180,12 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
         ends = set(json.loads(storage.get(f"{folder}/card.json"))["end_tokens"])
     except Exception as error:
         raise _Wrong(f"{folder}: tokenizer or card is missing or broken, texts cannot be checked") from error
-    reward = REWARDS.get(config.reward)
+    reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
     if reward is None:
-        notes.append(f"the reward {config.reward!r} is not known here: raw rewards were not computed again")
-    elif reward.version != config.reward_version:
-        notes.append(f"the reward {config.reward!r} is at version {reward.version}, the trial used another")
-        reward = None
+        notes.append(
+            f"the reward {config.reward!r} is not known here at version {config.reward_version}: "
+            "raw rewards were not computed again"
+        )
 
     def check(row: Row) -> None:
         ids = row["token_ids"]

@@ -48,7 +48,8 @@ class Sweep:
     seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
     """Seeds. Default: 0."""
     reward: str | None = None
-    """`alliteration` or `a_words`. Default: alliteration."""
+    """`alliteration` (the default), `a_words`, `rare_alliteration`, `phonetic_alliteration`, each also with
+    `_per_100_words` after it; MODULE:FUNCTION of your own; or a weighted sum: 'alliteration + 0.5*mine:rhymes'."""
     model: str = "storyteller"
     """The shipped `storyteller`, a hub id such as roneneldan/TinyStories-33M, or a folder."""
     tokenizer: str | None = None
@@ -121,10 +122,8 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 # Measured for the shipped model; the study's own rate serves TinyStories-33M.
-_LEARNING_RATES: Mapping[tuple[str, str], float] = {
-    ("storyteller", "alliteration"): 1e-3,
-    ("storyteller", "a_words"): 3e-4,
-}
+STORYTELLER_LEARNING_RATE = 1e-3
+_LEARNING_RATES: Mapping[tuple[str, str], float] = {("storyteller", "a_words"): 3e-4}
 
 
 def resolve(sweep: Sweep) -> Sweep:
@@ -149,8 +148,9 @@ def resolve(sweep: Sweep) -> Sweep:
     length = preset.max_generations
     if sweep.model == "storyteller" and preset.storyteller_max_generations is not None:
         length = preset.storyteller_max_generations
-    reward = sweep.reward or preset.reward
-    rate = _LEARNING_RATES.get((sweep.model, reward), STUDY_LEARNING_RATE)
+    reward = get_reward(sweep.reward if sweep.reward is not None else preset.reward).name
+    rate = STORYTELLER_LEARNING_RATE if sweep.model == "storyteller" else STUDY_LEARNING_RATE
+    rate = _LEARNING_RATES.get((sweep.model, reward), rate)
     if sweep.model == "storyteller" and preset.storyteller_learning_rate is not None:
         rate = preset.storyteller_learning_rate
     resolved = dataclasses.replace(
@@ -166,7 +166,6 @@ def resolve(sweep: Sweep) -> Sweep:
         checkpoint_every=sweep.checkpoint_every if sweep.checkpoint_every is not None else preset.checkpoint_every,
     )
     _check_counts(resolved)
-    get_reward(reward)
     _trials(resolved, weights="", tokenizer="")  # each TrialConfig checks its own fields
     return resolved
 

