@@ -380,7 +380,7 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
                 Text(
                     f"{summary.experiment} {name}: {summary.status}, "
                     f"{summary.generations}/{summary.max_generations} texts, reward {summary.raw_reward:.2f}, "
-                    f"KL {summary.kl_penalty:.2f}, variety {summary.variety:.2f}, "
+                    f"KL {summary.kl_penalty:.2f}, variety {_variety(summary)}, "
                     f"repetition {summary.repetition:.2f}"
                 )
             )
@@ -401,12 +401,21 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
             "" if original else str(summary.seed),
             summary.status,
             f"{summary.generations}/{summary.max_generations}",
-            *(f"{value:.2f}" for value in (
-                summary.raw_reward, summary.kl_penalty, summary.variety, summary.repetition)),
-        ]  # fmt: skip
+            f"{summary.raw_reward:.2f}",
+            f"{summary.kl_penalty:.2f}",
+            _variety(summary),
+            f"{summary.repetition:.2f}",
+        ]
         last = Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
         table.add_row(*([Text(summary.experiment)] if several else []), *map(Text, cells), last)
     console.print(table)
+
+
+def _variety(summary: TrialSummary) -> str:
+    """In several prompts' texts, also of the pairs that share a prompt and of those that do not."""
+    if math.isnan(summary.variety_across):
+        return f"{summary.variety:.2f}"
+    return f"{summary.variety:.2f} (within a prompt {summary.variety_within:.2f}, across {summary.variety_across:.2f})"
 
 
 # --- sample ----------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from rl_alliteration.errors import UserError
 
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
@@ -49,7 +51,7 @@ class TrialConfig:
     reward_version: int
     """Version of the reward function: raised when its numbers change."""
     prompt: str
-    """What every text begins with."""
+    """What every text begins with; the first of several prompts."""
     max_length: int
     """Most tokens of a text, the prompt's included."""
     temperature: float
@@ -66,8 +68,11 @@ class TrialConfig:
     """CPU threads of the trial: they change the low-order bits of sums."""
     reward_parameters: str = ""
     """Canonical JSON of what the reward needs beside a text; empty for one that needs nothing."""
+    more_prompts: tuple[str, ...] = ()
+    """The other prompts, of several: each group has one of them all, see `prompt_at`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "more_prompts", tuple(self.more_prompts))  # JSON has lists
         for field in ("seed", "group_size", "max_length", "top_k", "threads"):
             value = getattr(self, field)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -108,7 +113,7 @@ class TrialConfig:
             "learning_rate": self.learning_rate,
             "group_size": self.group_size,
             "reward": reward,
-            "prompts": [self.prompt],
+            "prompts": list(self.prompts),
             "max_length": self.max_length,
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -117,6 +122,22 @@ class TrialConfig:
             "dtype": self.dtype,
             "threads": self.threads,
         }
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, in the order given."""
+        return (self.prompt, *self.more_prompts)
+
+    def prompt_at(self, generation: int) -> str:
+        """The prompt of the group that a generation belongs to: of several, drawn evenly by the seed.
+
+        By the random number of position 0 of the group's first text, which no sampled token uses (see `uniforms`).
+        """
+        if not self.more_prompts:
+            return self.prompt
+        first = generation - generation % self.group_size
+        number = np.random.Philox(key=np.array([self.seed, first], dtype=np.uint64)).random_raw()
+        return self.prompts[int(number) % len(self.prompts)]
 
     @property
     def trial_id(self) -> str:

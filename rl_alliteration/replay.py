@@ -148,7 +148,8 @@ def export(trial: StoredTrial, trainer: Trainer, folder: Path) -> None:
         reward = sum(row["raw_reward"] for row in last) / len(last)
         penalty = sum(row["kl_penalty"] for row in last) / len(last)
         lines += ["", f"Its last {len(last)} texts had a mean reward of {reward:.2f} and KL penalty of {penalty:.3f}."]
-    lines += ["", f"Sampled with temperature {config.temperature:g}, top_k {config.top_k}, prompt {config.prompt!r}."]
+    prompts = ", ".join(map(repr, config.prompts))
+    lines += ["", f"Sampled with temperature {config.temperature:g}, top_k {config.top_k}, prompt {prompts}."]
     (folder / "README.md").write_text("\n".join(lines) + "\n")
 
 

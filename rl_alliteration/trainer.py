@@ -74,7 +74,7 @@ class Trainer:
         self.algorithm = algorithm
         self.tokenizer = loaded.tokenizer
         self.end_tokens = loaded.end_tokens
-        self.prompt_ids = loaded.encode(config.prompt)
+        self.prompt_ids = {prompt: loaded.encode(prompt) for prompt in config.prompts}
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
         self.policy = loaded.policy(device)
         self.reference = reference or loaded.reference(device)
@@ -98,10 +98,11 @@ class Trainer:
         started = time.perf_counter()
 
         # 1. Sample the group (study: "REINFORCE vs RLOO").
+        prompt = config.prompt_at(self.generation)
         chances = uniforms(config.seed, self.generation, config.group_size, config.max_length)
         rollout = sample(
             self.policy,
-            self.prompt_ids,
+            self.prompt_ids[prompt],
             chances,
             end_tokens=self.end_tokens,
             temperature=config.temperature,
@@ -171,7 +172,7 @@ class Trainer:
                 "generation": self.generation + place,
                 "step": self.step_index,
                 "sample": place,
-                "prompt": config.prompt,
+                "prompt": prompt,
                 "text": texts[place],
                 "token_ids": ids,
                 "num_tokens": len(ids),

@@ -50,6 +50,7 @@ OTHER = {
     "tokenizer": "c" * 64,
     "dtype": "float64",
     "threads": 2,
+    "more_prompts": ("One day",),
     "reward_parameters": '{"rarity":{"":2,"t":1}}',
 }
 
@@ -125,7 +126,18 @@ def test_betas_that_look_alike_have_different_ids():
     assert near[0] != near[1]
 
 
-def test_json_round_trip():
+def test_prompts_are_drawn_evenly_by_seed_and_group():
+    one, three = CONFIG, changed(more_prompts=("One day", "A cat"))
+    assert {one.prompt_at(generation) for generation in range(200)} == {"Once upon a time"}
+    drawn = [three.prompt_at(generation) for generation in range(0, 6000, 10)]
+    assert [three.prompt_at(generation + 9) for generation in range(0, 6000, 10)] == drawn
+    assert all(160 < drawn.count(prompt) < 240 for prompt in three.prompts)  # 200 each, ±3.5 standard deviations
+    assert drawn != [changed(more_prompts=three.more_prompts, seed=1).prompt_at(g) for g in range(0, 6000, 10)]
+
+
+@pytest.mark.parametrize("config", [CONFIG, changed(more_prompts=["One day", "A cat"])])
+def test_json_round_trip(config):
+    assert TrialConfig.from_json(config.to_json()) == config
     text = CONFIG.to_json()
     assert TrialConfig.from_json(text) == CONFIG
     assert TrialConfig.from_json(text).trial_id == CONFIG.trial_id

@@ -56,7 +56,7 @@ def test_another_models_table_is_of_its_originals_texts_and_is_kept(few_texts, t
     expected = initial_rarity(row["text"] for row in rows(storage, original))
     assert json.loads(trained.config.reward_parameters)["rarity"] == expected
     # Another prompt's texts are others; one that is not the original's does not move the table.
-    other, _ = trials_of(tiny_gpt_neo, tmp_path, said, prompt="One day")
+    other, _ = trials_of(tiny_gpt_neo, tmp_path, said, prompt=("One day",))
     assert len(said) == 3 and other.config.reward_parameters != trained.config.reward_parameters
     seeded, _ = trials_of(tiny_gpt_neo, tmp_path, said, seed=(7,))
     assert len(said) == 3 and seeded.config.reward_parameters == trained.config.reward_parameters

@@ -98,7 +98,10 @@ def test_an_exported_model_is_a_transformers_folder(stored, written, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, written[2][12][name])
-    assert AutoTokenizer.from_pretrained(tmp_path / "model")("Once upon a time").input_ids == trainer.prompt_ids
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "model")("Once upon a time").input_ids
+        == trainer.prompt_ids["Once upon a time"]
+    )
     assert "generation 12" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="not empty"):
         export(stored, trainer, tmp_path / "model")

@@ -162,8 +162,9 @@ def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(tmp_pat
 
     def sweep(body: str) -> subprocess.CompletedProcess[str]:
         module.write_text(f"import math\ncalls = []\ndef breaks(text):\n    calls.append(text)\n    return {body}\n")
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.run(
-            command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+            command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
 
     def trained(columns: str, view: str) -> list[tuple]:

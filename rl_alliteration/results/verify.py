@@ -163,7 +163,7 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
             ("seed", config.seed),
             ("learning_rate", config.learning_rate),
             ("reward_function", config.reward),
-            ("prompt", config.prompt),
+            ("prompt", config.prompt_at(expected)),
         ):
             _expect(row, column, value)
     if schema.part_number(path) != first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -62,8 +63,11 @@ class Sweep:
     """Of plain SGD. Default: what suits the model (storyteller: 1e-3; else the study's 1e-4)."""
     group_size: int | None = None
     """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
-    prompt: str = STUDY_PROMPT
-    """What every text begins with."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """What every text begins with; given several times, each group has one of them, drawn by the seed.
+    Default: "Once upon a time"."""
+    prompts: str | None = None
+    """A text file of prompts, one a line, instead of --prompt."""
     max_length: int = STUDY_MAX_LENGTH
     """Most tokens of a text, the prompt's included."""
     temperature: float = 1.0
@@ -155,6 +159,8 @@ def resolve(sweep: Sweep) -> Sweep:
         rate = preset.storyteller_learning_rate
     resolved = dataclasses.replace(
         sweep,
+        prompt=_prompts(sweep),
+        prompts=None,
         experiment=check_experiment_name(experiment),
         algorithm=_unique(sweep.algorithm or preset.algorithm),
         beta=_unique(betas),
@@ -176,7 +182,7 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
     Raises:
         UserError: prompt and length do not fit the model.
     """
-    prompt_length = len(loaded.encode(sweep.prompt))
+    prompt_length = max(len(loaded.encode(prompt)) for prompt in sweep.prompt)
     if sweep.max_length <= prompt_length:
         raise UserError(
             f"--max-length: {sweep.max_length} leaves nothing to sample after a prompt of {prompt_length} tokens; "
@@ -237,7 +243,8 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
                     group_size=_group_size(sweep, name),
                     reward=sweep.reward,
                     reward_version=get_reward(sweep.reward).version,
-                    prompt=sweep.prompt,
+                    prompt=sweep.prompt[0],
+                    more_prompts=sweep.prompt[1:],
                     max_length=sweep.max_length,
                     temperature=sweep.temperature,
                     top_k=sweep.top_k,
@@ -252,6 +259,22 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
         *trials,
         PlannedTrial(original, sweep.model, ORIGINAL_GENERATIONS, _ORIGINAL_CHECKPOINT_EVERY),
     ]
+
+
+def _prompts(sweep: Sweep) -> tuple[str, ...]:
+    """The prompts, once each, in the order given."""
+    if sweep.prompts is None:
+        return _unique(sweep.prompt) or (STUDY_PROMPT,)
+    if sweep.prompt:
+        raise UserError("--prompts: give either the file or --prompt, not both")
+    try:
+        lines = Path(sweep.prompts).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts: {sweep.prompts!r} cannot be read as a UTF-8 text file ({error})") from error
+    prompts = _unique(tuple(line.strip() for line in lines if line.strip()))
+    if not prompts:
+        raise UserError(f"--prompts: {sweep.prompts!r} has no prompt in it; give one a line")
+    return prompts
 
 
 def _group_size(sweep: Sweep, name: str) -> int:
