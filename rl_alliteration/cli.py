@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -149,7 +149,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """`rl-alliteration`: run a command and exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(_guarded(lambda: _run(_parse(arguments))))
+    sys.exit(guarded(lambda: _run(_parse(arguments))))
 
 
 def run_preset(preset: str | None = None) -> None:
@@ -159,23 +159,28 @@ def run_preset(preset: str | None = None) -> None:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """The command as one of `COMMANDS`; tyro's box of an error is told in one line."""
+    """The command as one of `COMMANDS`."""
+    with in_one_line(f"rl-alliteration {arguments[0] if arguments and arguments[0] in COMMANDS else ''}"):
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,  # type: ignore[arg-type]
+            prog="rl-alliteration",
+            description="Sweeps of reinforcement learning on language models.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+
+
+@contextlib.contextmanager
+def in_one_line(command: str) -> Iterator[None]:
+    """Tyro's box of an error becomes the line of a `UserError`, which names the command whose help says more."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,  # type: ignore[arg-type]
-                prog="rl-alliteration",
-                description="Sweeps of reinforcement learning on language models.",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            yield
     except SystemExit as end:
         if not end.code:
             raise
-        told = _sections(complaint.getvalue())
-        command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-        raise UserError(f"{'; '.join(told)} (see rl-alliteration {command} --help)") from None
+        raise UserError(f"{'; '.join(_sections(complaint.getvalue()))} (see {command} --help)") from None
 
 
 def _sections(box: str) -> list[str]:
@@ -205,7 +210,7 @@ def _run(command: Any) -> int:
     return handlers[type(command)](command)
 
 
-def _guarded(work: Callable[[], int]) -> int:
+def guarded(work: Callable[[], int]) -> int:
     """The exit code of `work`; one line instead of a traceback for what a person can mend."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("httpx", "ray", "transformers", "huggingface_hub"):
