@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 
 def variety(texts: Sequence[str]) -> float:
@@ -16,27 +15,12 @@ def variety(texts: Sequence[str]) -> float:
     >>> variety(["a b c", "a b c"]), variety(["a b c", "d e f"])
     (0.0, 1.0)
     """
-    return _one_minus_mean(_overlaps(texts))
-
-
-def variety_within_and_across(texts: Sequence[str], prompts: Sequence[str]) -> tuple[float, float]:
-    """`variety` over pairs of texts of one prompt, and over pairs of two; nan where there is no such pair.
-
-    >>> variety_within_and_across(["a b", "a b", "c d", "c d"], ["A", "A", "C", "C"])
-    (0.0, 1.0)
-    """
-    numbers = np.unique(np.array(prompts), return_inverse=True)[1]
-    first, second = np.triu_indices(len(texts), k=1)
-    same = numbers[first] == numbers[second]
-    overlaps = _overlaps(texts)
-    return _one_minus_mean(overlaps[same]), _one_minus_mean(overlaps[~same])
-
-
-def _overlaps(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Jaccard overlap of each two texts' sets of bigrams, in the order of `np.triu_indices`."""
+    count = len(texts)
+    if count < 2:
+        return float("nan")
     index: dict[tuple[str, str], int] = {}
     members = [sorted({index.setdefault(pair, len(index)) for pair in _bigrams(text)}) for text in texts]
-    presence = np.zeros((len(texts), max(len(index), 1)), dtype=np.float32)
+    presence = np.zeros((count, max(len(index), 1)), dtype=np.float32)
     for row, columns in enumerate(members):
         presence[row, columns] = 1.0
     shared = presence @ presence.T
@@ -44,11 +28,8 @@ def _overlaps(texts: Sequence[str]) -> NDArray[np.float32]:
     union = sizes[:, None] + sizes[None, :] - shared
     # Two texts without a bigram (a word or less each) are the same to this measure.
     overlap = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
-    return overlap[np.triu_indices(len(texts), k=1)]
-
-
-def _one_minus_mean(overlaps: NDArray[np.float32]) -> float:
-    return float(1.0 - overlaps.mean(dtype=np.float64)) if len(overlaps) else float("nan")
+    pairs = np.triu_indices(count, k=1)
+    return float(1.0 - overlap[pairs].mean(dtype=np.float64))
 
 
 def repetition(text: str) -> float:

@@ -7,7 +7,8 @@ from typing import Any
 
 import duckdb
 
-from rl_alliteration.analysis.diversity import repetition, variety, variety_within_and_across
+from rl_alliteration.analysis.diversity import repetition, variety
+from rl_alliteration.analysis.prompts import variety_within_and_across
 
 LAST = 100
 """Generations that the numbers of a summary are of."""

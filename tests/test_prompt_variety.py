@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_alliteration.analysis import diversity
-from rl_alliteration.analysis.diversity import variety, variety_within_and_across
+from rl_alliteration.analysis import prompts as module
+from rl_alliteration.analysis.diversity import variety
+from rl_alliteration.analysis.prompts import variety_within_and_across
 
 
 def overlap(first: str, second: str) -> float:
@@ -38,4 +39,4 @@ def test_the_plain_loop(rows):
 
 
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(diversity).failed == 0
+    assert doctest.testmod(module).failed == 0
