@@ -28,7 +28,7 @@ from rich.text import Text
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.errors import Failure, UserError
-from rl_alliteration.results import maintenance, reader, verify
+from rl_alliteration.results import maintenance, reader, schema, verify
 from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune.plan import Sweep, plan, resolve
@@ -383,7 +383,7 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
             )
             console.print(
                 Text(
-                    f"{summary.experiment} {name}: {summary.status}, "
+                    f"{summary.experiment} {name}: {_status_of(summary)}, "
                     f"{summary.generations}/{summary.max_generations} texts, reward {summary.raw_reward:.2f}, "
                     f"KL {summary.kl_penalty:.2f}, variety {_variety(summary)}, "
                     f"repetition {summary.repetition:.2f}"
@@ -404,7 +404,7 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
             summary.algorithm,
             "" if original else f"{summary.beta:g}",
             "" if original else str(summary.seed),
-            summary.status,
+            _status_of(summary),
             f"{summary.generations}/{summary.max_generations}",
             f"{summary.raw_reward:.2f}",
             f"{summary.kl_penalty:.2f}",
@@ -414,6 +414,12 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
         last = Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
         table.add_row(*([Text(summary.experiment)] if several else []), *map(Text, cells), last)
     console.print(table)
+
+
+def _status_of(summary: TrialSummary) -> str:
+    """With what stopped it: `stopped (collapse)`."""
+    shown = summary.status == schema.STOPPED and summary.reason
+    return f"{summary.status} ({printable(summary.reason)})" if shown else summary.status
 
 
 def _variety(summary: TrialSummary) -> str:

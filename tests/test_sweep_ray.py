@@ -187,6 +187,39 @@ def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(tmp_pat
     assert_verified(tmp_path / "results")
 
 
+def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(tmp_path, tiny_gpt_neo_folder):
+    # REINFORCE has no baseline: with a reward above 0 it fixates on a text within 300.
+    (tmp_path / "mine.py").write_text("def words(text):\n    return len(text.split())\n")
+    storage = tmp_path / "results"
+    arguments = flags(tiny_gpt_neo_folder, storage, "--algorithm", "reinforce", "--beta", "0", "--reward", "mine:words")
+    arguments += ["--max-generations", "600", "--checkpoint-every", "100"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def sweep(*more: str) -> str:
+        done = subprocess.run(
+            command(*arguments, *more), cwd=tmp_path, env=environment,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def standing() -> list[tuple]:
+        sql = "SELECT status, reason, generations FROM trials WHERE algorithm = 'reinforce'"
+        return reader.run_query(Storage(storage), sql)[1]
+
+    assert "stopped (collapse)" in sweep("--stop-on-collapse")
+    assert standing() == [("stopped", "collapse", 300)]
+    kept = sorted(path.name for path in storage.glob("checkpoints/tiny/reinforce*/*"))
+    assert kept == ["generation-00000100", "generation-00000200", "generation-00000300"]
+    before = texts(storage)
+    assert "stopped for good reason, left as it is" in sweep("--stop-on-collapse")
+    assert texts(storage) == before
+    sweep()
+    assert standing() == [("finished", "", 600)]
+    assert set(before) < set(map(tuple, texts(storage)))
+    assert_verified(storage)
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_cleanly_and_the_same_command_goes_on(tmp_path, tiny_gpt_neo_folder, number, code):
     storage = tmp_path / "results"

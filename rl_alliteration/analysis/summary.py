@@ -24,6 +24,8 @@ class TrialSummary:
     beta: float
     seed: int
     status: str
+    reason: str
+    """Of the status, where there is one: what stopped the trial."""
     generations: int
     max_generations: int
     raw_reward: float
@@ -59,8 +61,9 @@ def summarise(connection: duckdb.DuckDBPyConnection, experiment: str | None = No
             FROM generations JOIN ends USING (experiment, trial_id)
             WHERE generation > last - {LAST} GROUP BY ALL
         )
-        SELECT experiment, trial_id, algorithm, beta, seed, status, coalesce(lasts.generations, 0) AS generations,
-               max_generations, raw_reward, kl_penalty, texts, prompts, error
+        SELECT experiment, trial_id, algorithm, beta, seed, status, reason,
+               coalesce(lasts.generations, 0) AS generations, max_generations,
+               raw_reward, kl_penalty, texts, prompts, error
         FROM trials LEFT JOIN lasts USING (experiment, trial_id)
         WHERE getvariable('chosen') IS NULL OR experiment = getvariable('chosen')
         ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, seed, trial_id

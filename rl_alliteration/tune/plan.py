@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rl_alliteration.advantages import get_algorithm
+from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
     ORIGINAL_GENERATIONS,
     STUDY_MAX_LENGTH,
@@ -88,6 +89,11 @@ class Sweep:
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3
     """How often a trial is started again after its process or node was lost."""
+    stop_on_collapse: bool = False
+    """Stop a trial whose texts have lost a third of their variety, and keep all of its checkpoints. Without the flag
+    the same command continues it."""
+    stop_on_plateau: bool = False
+    """Stop a trial whose reward has risen and rises no more. Without the flag the same command continues it."""
     retry_failed: bool = False
     """Run trials again that diverged in an earlier run."""
     recompute: bool = False
@@ -225,7 +231,12 @@ def checkpoints_kept(sweep: Sweep) -> int | None:
         return None
     if not sweep.keep_checkpoints.isdecimal() or int(sweep.keep_checkpoints) < 1:
         raise UserError(f"--keep-checkpoints: {sweep.keep_checkpoints!r} is not accepted; give all, or 1 or more")
-    return int(sweep.keep_checkpoints)
+    return None if sweep.stop_on_collapse else int(sweep.keep_checkpoints)
+
+
+def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
+    """For what a trial is stopped before its end: the reasons of `analysis.stopping.Watch`."""
+    return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
 
 
 def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:

@@ -30,7 +30,7 @@ from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
 from rl_alliteration.rewards import get_reward, parse
-from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked
+from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, stop_reasons
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.resume import Found, Standing, find
 from rl_alliteration.tune.trainable import TrialSetup, TrialTrainable
@@ -68,7 +68,14 @@ def run_sweep(
     stop = _StopRequest()
     try:
         storage.clear_staging()
-        found = find(storage, sweep.experiment, trials, retry_failed=sweep.retry_failed, recompute=sweep.recompute)
+        found = find(
+            storage,
+            sweep.experiment,
+            trials,
+            retry_failed=sweep.retry_failed,
+            recompute=sweep.recompute,
+            stop_on=stop_reasons(sweep),
+        )
         texts = sum(trial.max_generations for trial in trials)
         console.print(Text(f"{sweep.experiment}: {len(trials)} trials, {texts:,} texts, results in {storage}"))
         for f in found:
@@ -125,6 +132,7 @@ def _run_trials(
             revision=sweep.revision,
             gpu=gpus > 0,
             keep_checkpoints=checkpoints_kept(sweep),
+            stop_on=stop_reasons(sweep),
         )
         for f in found
     ]
@@ -269,7 +277,8 @@ class _Follower(tune.Callback):
         elif result["generations"] >= self._found[name].trial.max_generations:
             self._append(name, schema.FINISHED, generations=result["generations"])
         else:
-            self._append(name, schema.STOPPED, generations=result["generations"], reason=self._stop.reason)
+            reason = result["stopped"] or self._stop.reason
+            self._append(name, schema.STOPPED, generations=result["generations"], reason=reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The trial was lost more often than allowed, or its code is wrong."""
