@@ -379,7 +379,7 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
             name = (
                 summary.trial_id
                 if summary.algorithm == "original"
-                else (f"{summary.algorithm} beta {summary.beta:g} seed {summary.seed}")
+                else f"{summary.algorithm} {_coefficient(summary, 'beta ')} seed {summary.seed}"
             )
             console.print(
                 Text(
@@ -402,7 +402,7 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
         original = summary.algorithm == "original"
         cells = [
             summary.algorithm,
-            "" if original else f"{summary.beta:g}",
+            "" if original else _coefficient(summary),
             "" if original else str(summary.seed),
             _status_of(summary),
             f"{summary.generations}/{summary.max_generations}",
@@ -414,6 +414,10 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
         last = Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
         table.add_row(*([Text(summary.experiment)] if several else []), *map(Text, cells), last)
     console.print(table)
+
+
+def _coefficient(summary: TrialSummary, fixed: str = "") -> str:
+    return f"{fixed}{summary.beta:g}" if summary.target_kl is None else f"for KL {summary.target_kl:g}"
 
 
 def _status_of(summary: TrialSummary) -> str:

@@ -142,7 +142,7 @@ def export(trial: StoredTrial, trainer: Trainer, folder: Path) -> None:
         f"# {trial.trial_id}, generation {trainer.generation}",
         "",
         f"{trial.loaded.name} after {trainer.generation} texts of {config.algorithm} with the reward "
-        f"`{config.reward}`, beta {config.beta:g}, learning rate {config.learning_rate:g}, seed {config.seed}.",
+        f"`{config.reward}`, {_coefficient(config)}, learning rate {config.learning_rate:g}, seed {config.seed}.",
     ]
     if last:
         reward = sum(row["raw_reward"] for row in last) / len(last)
@@ -151,6 +151,12 @@ def export(trial: StoredTrial, trainer: Trainer, folder: Path) -> None:
     prompts = ", ".join(map(repr, config.prompts))
     lines += ["", f"Sampled with temperature {config.temperature:g}, top_k {config.top_k}, prompt {prompts}."]
     (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def _coefficient(config: TrialConfig) -> str:
+    if config.target_kl is None:
+        return f"beta {config.beta:g}"
+    return f"a KL coefficient that began at {config.beta:g} and steered to {config.target_kl:g} nats a token"
 
 
 def verify_deep(trial: StoredTrial) -> str | None:

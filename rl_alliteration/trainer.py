@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rl_alliteration.advantages import Algorithm
 from rl_alliteration.config import ORIGINAL, TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.kl_control import next_beta
 from rl_alliteration.language_model import LanguageModel, LoadedModel
 from rl_alliteration.rewards import Reward
 from rl_alliteration.sampling import Rollout, sample, score, uniforms
@@ -39,7 +40,7 @@ class Step:
     texts: list[Row]
     update: Row | None
     logged: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """What the reward logs beside its number: means over the group."""
+    """What the reward logs beside its number, means over the group; and a controlled KL coefficient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,8 @@ class TrainerState:
 class Trainer:
     """A trial's state (policy, counters) and its one operation, `step`.
 
-    The state is the policy's weights, `generation`, and the recent rewards of an algorithm that compares with them:
-    plain SGD has none, and random numbers are a function of their place.
+    The state is the policy's weights, `generation`, the recent rewards of an algorithm that compares with them, and a
+    controlled KL coefficient: plain SGD has none, and random numbers are a function of their place.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class Trainer:
         self.optimizer = torch.optim.SGD(self.policy.model.parameters(), lr=config.learning_rate)
         self.generation = 0
         self.recent_rewards: list[float] = []
+        self.beta = config.beta
+        """The KL coefficient of the next step."""
 
     @property
     def step_index(self) -> int:
@@ -131,7 +134,7 @@ class Trainer:
         # 3. Composite reward (study: "Definition of the KL penalty"); no gradient flows through it.
         raw_rewards = np.array([self._raw_reward(text) for text in texts])
         kl_penalties = cross_entropy - original_cross_entropy
-        rewards = raw_rewards + config.beta * kl_penalties
+        rewards = raw_rewards + self.beta * kl_penalties
         if not np.isfinite(rewards).all():
             bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
             raise Diverged(self.generation + bad, f"its reward is {rewards[bad]}")
@@ -161,7 +164,7 @@ class Trainer:
                 "train_seconds": time.perf_counter() - sampled,
                 "tokens": int(rollout.lengths.sum()),
                 "algorithm": config.algorithm,
-                "beta": config.beta,
+                "beta": self.beta,
                 "seed": config.seed,
                 "group_size": config.group_size,
                 "learning_rate": config.learning_rate,
@@ -186,7 +189,7 @@ class Trainer:
                 "reward": float(rewards[place]),
                 "advantage": float(advantages[place]),
                 "algorithm": config.algorithm,
-                "beta": config.beta,
+                "beta": self.beta,
                 "seed": config.seed,
                 "group_size": config.group_size,
                 "learning_rate": config.learning_rate,
@@ -199,6 +202,9 @@ class Trainer:
         if self.algorithm:
             self.recent_rewards = self.algorithm.remember(self.recent_rewards, rewards)
         logged = {name: sum(map(log, texts)) / len(texts) for name, log in self.reward.logs.items()}
+        if config.target_kl is not None:
+            logged["beta"] = self.beta
+            self.beta = next_beta(self.beta, -float(kl_penalties.mean()), config.target_kl)
         return Step(rows, update, logged)
 
     def state(self) -> TrainerState:
@@ -212,6 +218,8 @@ class Trainer:
         }
         if self.algorithm and self.algorithm.memory:
             counters["recent_rewards"] = self.recent_rewards
+        if self.config.target_kl is not None:
+            counters["beta"] = self.beta
         return TrainerState(weights, counters)
 
     def load_state(self, weights: dict[str, torch.Tensor], generation: int, counters: Mapping[str, Any]) -> None:
@@ -228,6 +236,7 @@ class Trainer:
                 parameter.copy_(weights[name])
         self.generation = generation
         self.recent_rewards = list(counters.get("recent_rewards", []))
+        self.beta = counters.get("beta", self.config.beta)
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens: without the end token that ended it."""

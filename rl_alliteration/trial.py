@@ -122,6 +122,7 @@ def hyperparameters(trial: PlannedTrial) -> dict[str, Any]:
     return {
         "algorithm": config.algorithm,
         "beta": config.beta,
+        **({} if config.target_kl is None else {"target_kl": config.target_kl}),
         "seed": config.seed,
         "group_size": config.group_size,
         "learning_rate": config.learning_rate,

@@ -59,6 +59,8 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--max-generations", "0"), "--max-generations: 0"),
         (("--checkpoint-every", "0"), "--checkpoint-every: 0 is not accepted"),
         (("--algorithm", "reinforce", "--group-size", "0"), "--group-size: 0 is not accepted"),
+        (("--target-kl", "0.1"), "--beta: 0.0 is not accepted; give a number above 0"),
+        (("--target-kl", "-1", "--beta", "1"), "--target-kl: -1.0 is not accepted; give a number above 0"),
         (("--temperature", "1e-300"), "--temperature: 1e-300"),
         (("--checkpoint-every", "7"), "--checkpoint-every: 7 is no multiple of the group size 10"),
         (("--experiment", "Bad name"), "--experiment: 'Bad name'"),
@@ -258,6 +260,12 @@ def test_status_tells_variety_within_and_across_prompts(capsys, tmp_path, tiny_g
     assert all(row["text"].startswith(by_group[row["step"]]) for row in rows(storage, trial))
     assert verify_trial(storage, EXPERIMENT, trial.trial_id).problem is None
     assert "(within a prompt 0." in run(capsys, "status", "--storage", str(storage))[1]
+
+
+def test_a_target_takes_the_place_of_the_presets_betas(capsys, tmp_path):
+    flags = ["sweep", "--preset", "beta_fine", "--target-kl", "0.05", "0.1", "--storage", str(tmp_path), "--dry-run"]
+    out = run(capsys, *flags)[1]
+    assert (out.count("rloo-kl0.05-seed0-"), out.count("rloo-kl0.1-seed0-"), out.count("beta")) == (1, 1, 0)
 
 
 def test_sample_prints_texts(capsys):

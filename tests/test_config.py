@@ -51,6 +51,7 @@ OTHER = {
     "dtype": "float64",
     "threads": 2,
     "more_prompts": ("One day",),
+    "target_kl": 0.1,
     "reward_parameters": '{"rarity":{"":2,"t":1}}',
 }
 
@@ -166,6 +167,9 @@ def test_the_original():
         ("beta", -1, "--beta"),
         ("beta", math.nan, "--beta"),
         ("beta", math.inf, "--beta"),
+        ("target_kl", 0, "--target-kl"),
+        ("target_kl", math.inf, "--target-kl"),
+        ("target_kl", "x", "--target-kl"),
         ("seed", -1, "--seed"),
         ("seed", 2**63, "--seed"),
         ("learning_rate", 0, "--learning-rate"),
@@ -189,6 +193,15 @@ def test_a_bad_value_names_its_flag(field, value, flag):
     assert message.startswith(f"{flag}: ")
     assert "give " in message
     assert "\n" not in message
+
+
+def test_a_controlled_coefficient_is_in_the_id_and_begins_above_zero():
+    controlled = changed(target_kl=0.1)
+    assert controlled.trial_id.startswith("rloo-kl0.1-seed0-")
+    assert controlled.trial_id != changed(target_kl=0.1, beta=50).trial_id
+    assert controlled.original() == CONFIG.original()
+    with pytest.raises(UserError, match=r"--beta: 0\.0 is not accepted"):
+        changed(target_kl=0.1, beta=0)
 
 
 def test_frozen():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import duckdb
@@ -22,6 +23,9 @@ class TrialSummary:
     trial_id: str
     algorithm: str
     beta: float
+    """Fixed, or where a controlled coefficient began."""
+    target_kl: float | None
+    """What a controller steered the KL divergence to; None if beta was fixed."""
     seed: int
     status: str
     reason: str
@@ -61,7 +65,7 @@ def summarise(connection: duckdb.DuckDBPyConnection, experiment: str | None = No
             FROM generations JOIN ends USING (experiment, trial_id)
             WHERE generation > last - {LAST} GROUP BY ALL
         )
-        SELECT experiment, trial_id, algorithm, beta, seed, status, reason,
+        SELECT experiment, trial_id, algorithm, beta, config, seed, status, reason,
                coalesce(lasts.generations, 0) AS generations, max_generations,
                raw_reward, kl_penalty, texts, prompts, error
         FROM trials LEFT JOIN lasts USING (experiment, trial_id)
@@ -74,12 +78,14 @@ def summarise(connection: duckdb.DuckDBPyConnection, experiment: str | None = No
 
 
 def _summary(row: dict[str, Any]) -> TrialSummary:
+    config: str = row.pop("config")
     texts, prompts = row.pop("texts") or [], row.pop("prompts") or []
     nan = float("nan")
     within, across = variety_within_and_across(texts, prompts) if len(set(prompts)) > 1 else (nan, nan)
     told: dict[str, Any] = {name: nan if value is None else value for name, value in row.items()}
     return TrialSummary(
         **told,
+        target_kl=json.loads(config).get("target_kl"),
         variety=variety(texts),
         variety_within=within,
         variety_across=across,

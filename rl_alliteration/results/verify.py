@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.config import ORIGINAL, TrialConfig
+from rl_alliteration.kl_control import next_beta
 from rl_alliteration.results import schema
 from rl_alliteration.results.reader import parts
 from rl_alliteration.results.storage import Storage
@@ -159,7 +160,6 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
             ("sample", expected % config.group_size),
             ("group_size", config.group_size),
             ("algorithm", config.algorithm),
-            ("beta", config.beta),
             ("seed", config.seed),
             ("learning_rate", config.learning_rate),
             ("reward_function", config.reward),
@@ -204,14 +204,13 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
 
 
 def _group_checks(config: TrialConfig) -> Callable[[list[Row]], None]:
-    """The checks of the groups of one part after another: advantages may depend on the rewards before."""
+    """The checks of the groups of one part after another: beta and advantages may depend on the groups before."""
     algorithm = ALGORITHMS.get(config.algorithm)
     recent: list[float] = []
+    beta = config.beta
 
     def check(rows: list[Row]) -> None:
-        nonlocal recent
-        if algorithm is None and config.algorithm != ORIGINAL:
-            return
+        nonlocal recent, beta
         for start in range(0, len(rows), config.group_size):
             group = rows[start : start + config.group_size]
             rewards = np.array([row["reward"] for row in group])
@@ -220,7 +219,12 @@ def _group_checks(config: TrialConfig) -> Callable[[list[Row]], None]:
                 advantages = algorithm.advantages(rewards, recent)
                 recent = algorithm.remember(recent, rewards)
             for row, advantage in zip(group, advantages, strict=True):
-                _expect(row, "advantage", float(advantage))
+                _expect(row, "beta", beta)
+                if algorithm is not None or config.algorithm == ORIGINAL:
+                    _expect(row, "advantage", float(advantage))
+            if config.target_kl is not None:
+                kl = -float(np.array([row["kl_penalty"] for row in group]).mean())
+                beta = next_beta(beta, kl, config.target_kl)
 
     return check
 
@@ -248,6 +252,7 @@ def _check_updates(
         group = texts[index * config.group_size : (index + 1) * config.group_size]
         _expect(row, "generation", group[0]["generation"])
         _expect(row, "step", group[0]["step"])
+        _expect(row, "beta", group[0]["beta"])
         _expect(row, "tokens", sum(text["num_tokens"] for text in group))
         loss = sum(text["advantage"] * text["lm_cross_entropy"] for text in group)
         scale = sum(abs(text["advantage"] * text["lm_cross_entropy"]) for text in group)

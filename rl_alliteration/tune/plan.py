@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from rl_alliteration.config import (
     check_experiment_name,
 )
 from rl_alliteration.errors import UserError
+from rl_alliteration.kl_control import INITIAL_BETA
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.rewards import get_reward
 
@@ -47,6 +49,9 @@ class Sweep:
     """`rloo`, `reinforce`, `reinforce_baseline`, `grpo`, `dr_grpo`. Default: rloo."""
     beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
     """KL coefficients, 0 or more."""
+    target_kl: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
+    """Instead of a fixed beta: mean KL divergences, nats a token, that a controller steers to; beta is then where the
+    coefficient begins. Default of that: 60."""
     seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
     """Seeds. Default: 0."""
     reward: str | None = None
@@ -147,9 +152,9 @@ def resolve(sweep: Sweep) -> Sweep:
         if sweep.preset not in PRESETS:
             raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
         preset = PRESETS[sweep.preset]
-    betas = sweep.beta or preset.beta
+    betas = sweep.beta or (sweep.target_kl and (INITIAL_BETA,)) or preset.beta
     if not betas:
-        raise UserError("--beta: give one or more KL coefficients, such as --beta 0 10 100, or a --preset")
+        raise UserError("--beta: give KL coefficients, such as --beta 0 10 100, or a --target-kl, or a --preset")
     experiment = sweep.experiment or sweep.preset
     if experiment is None:
         raise UserError("--experiment: give the experiment a name")
@@ -170,6 +175,7 @@ def resolve(sweep: Sweep) -> Sweep:
         experiment=check_experiment_name(experiment),
         algorithm=_unique(sweep.algorithm or preset.algorithm),
         beta=_unique(betas),
+        target_kl=_unique(sweep.target_kl),
         seed=_unique(sweep.seed or preset.seed),
         reward=reward,
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
@@ -243,28 +249,29 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
     assert sweep.max_generations and sweep.checkpoint_every and sweep.learning_rate is not None
     assert sweep.reward is not None and sweep.top_k is not None
     trials = []
-    for name in sweep.algorithm:
-        for beta in sweep.beta:
-            for seed in sweep.seed:
-                config = TrialConfig(
-                    algorithm=name,
-                    beta=beta,
-                    seed=seed,
-                    learning_rate=sweep.learning_rate,
-                    group_size=_group_size(sweep, name),
-                    reward=sweep.reward,
-                    reward_version=get_reward(sweep.reward).version,
-                    prompt=sweep.prompt[0],
-                    more_prompts=sweep.prompt[1:],
-                    max_length=sweep.max_length,
-                    temperature=sweep.temperature,
-                    top_k=sweep.top_k,
-                    weights=weights,
-                    tokenizer=tokenizer,
-                    dtype="float32",
-                    threads=sweep.cpus_per_trial,
-                )
-                trials.append(PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every))
+    for name, target, beta, seed in itertools.product(
+        sweep.algorithm, sweep.target_kl or (None,), sweep.beta, sweep.seed
+    ):
+        config = TrialConfig(
+            algorithm=name,
+            beta=beta,
+            target_kl=target,
+            seed=seed,
+            learning_rate=sweep.learning_rate,
+            group_size=_group_size(sweep, name),
+            reward=sweep.reward,
+            reward_version=get_reward(sweep.reward).version,
+            prompt=sweep.prompt[0],
+            more_prompts=sweep.prompt[1:],
+            max_length=sweep.max_length,
+            temperature=sweep.temperature,
+            top_k=sweep.top_k,
+            weights=weights,
+            tokenizer=tokenizer,
+            dtype="float32",
+            threads=sweep.cpus_per_trial,
+        )
+        trials.append(PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every))
     original = trials[0].config.original()
     return [
         *trials,
