@@ -212,7 +212,7 @@ def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(tmp_path, tin
     kept = sorted(path.name for path in storage.glob("checkpoints/tiny/reinforce*/*"))
     assert kept == ["generation-00000100", "generation-00000200", "generation-00000300"]
     before = texts(storage)
-    assert "stopped for good reason, left as it is" in sweep("--stop-on-collapse")
+    assert "stopped by its own texts, left as it is" in sweep("--stop-on-collapse")
     assert texts(storage) == before
     sweep()
     assert standing() == [("finished", "", 600)]

@@ -22,7 +22,7 @@ class Standing(enum.Enum):
     RETRY = "to be tried again after a failure"
     FINISHED = "finished, left as it is"
     DIVERGED = "diverged, left as it is (--retry-failed runs it again)"
-    STOPPED = "stopped for good reason, left as it is (without --stop-on-… it is continued)"
+    STOPPED = "stopped by its own texts, left as it is (without --stop-on-… it is continued)"
     NO_CHECKPOINT = "finished, left as it is: the checkpoint at its end is gone (--recompute extends it all the same)"
 
 
