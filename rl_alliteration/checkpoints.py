@@ -73,7 +73,7 @@ class CheckpointStore:
             tensors = safetensors.torch.load(weights)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Torn(f"{folder} is torn: {error}") from error
-        trainer.load_state(tensors, generation)
+        trainer.load_state(tensors, generation, record)
 
     def resume(self, trainer: Trainer, allowed: set[int]) -> int:
         """Load the newest whole checkpoint among the `allowed` generations; 0, the model itself, if there is none.

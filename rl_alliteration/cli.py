@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,7 @@ from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.report.command import Report, report
-from rl_alliteration.results import maintenance, reader, verify
+from rl_alliteration.results import maintenance, reader, schema, verify
 from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune.plan import Sweep, plan, resolve
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def call(arguments: list[str]) -> int:
     """Run a command; its exit code."""
-    return _guarded(lambda: _run(_parse(arguments)))
+    return guarded(lambda: _run(_parse(arguments)))
 
 
 def run_preset(preset: str | None = None) -> None:
@@ -190,23 +190,28 @@ def run_preset(preset: str | None = None) -> None:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """The command as one of `COMMANDS`; tyro's box of an error is told in one line."""
+    """The command as one of `COMMANDS`."""
+    with in_one_line(f"rl-alliteration {arguments[0] if arguments and arguments[0] in COMMANDS else ''}"):
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,  # type: ignore[arg-type]
+            prog="rl-alliteration",
+            description="Sweeps of reinforcement learning on language models.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+
+
+@contextlib.contextmanager
+def in_one_line(command: str) -> Iterator[None]:
+    """Tyro's box of an error becomes the line of a `UserError`, which names the command whose help says more."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,  # type: ignore[arg-type]
-                prog="rl-alliteration",
-                description="Sweeps of reinforcement learning on language models.",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            yield
     except SystemExit as end:
         if not end.code:
             raise
-        told = _sections(complaint.getvalue())
-        command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-        raise UserError(f"{'; '.join(told)} (see rl-alliteration {command} --help)") from None
+        raise UserError(f"{'; '.join(_sections(complaint.getvalue()))} (see {command} --help)") from None
 
 
 def _sections(box: str) -> list[str]:
@@ -238,7 +243,7 @@ def _run(command: Any) -> int:
     return handlers[type(command)](command)
 
 
-def _guarded(work: Callable[[], int]) -> int:
+def guarded(work: Callable[[], int]) -> int:
     """The exit code of `work`; one line instead of a traceback for what a person can mend."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("httpx", "ray", "transformers", "huggingface_hub"):
@@ -276,7 +281,9 @@ def _sweep(sweep: Sweep) -> int:
     from rl_alliteration.language_model import load_model
 
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
-    trials = plan(sweep, loaded)
+    from rl_alliteration.tune.rarity import with_rarity
+
+    trials = with_rarity(plan(sweep, loaded), loaded, sweep, _say(console))
     parameters = sum(p.numel() for p in loaded.model.parameters())
     if sweep.dry_run:
         _print_plan(console, trials, parameters)
@@ -409,13 +416,13 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
             name = (
                 summary.trial_id
                 if summary.algorithm == "original"
-                else (f"{summary.algorithm} beta {summary.beta:g} seed {summary.seed}")
+                else f"{summary.algorithm} {_coefficient(summary, 'beta ')} seed {summary.seed}"
             )
             console.print(
                 Text(
-                    f"{summary.experiment} {name}: {summary.status}, "
+                    f"{summary.experiment} {name}: {_status_of(summary)}, "
                     f"{summary.generations}/{summary.max_generations} texts, reward {summary.raw_reward:.2f}, "
-                    f"KL {summary.kl_penalty:.2f}, variety {summary.variety:.2f}, "
+                    f"KL {summary.kl_penalty:.2f}, variety {_variety(summary)}, "
                     f"repetition {summary.repetition:.2f}"
                 )
             )
@@ -432,16 +439,35 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
         original = summary.algorithm == "original"
         cells = [
             summary.algorithm,
-            "" if original else f"{summary.beta:g}",
+            "" if original else _coefficient(summary),
             "" if original else str(summary.seed),
-            summary.status,
+            _status_of(summary),
             f"{summary.generations}/{summary.max_generations}",
-            *(f"{value:.2f}" for value in (
-                summary.raw_reward, summary.kl_penalty, summary.variety, summary.repetition)),
-        ]  # fmt: skip
+            f"{summary.raw_reward:.2f}",
+            f"{summary.kl_penalty:.2f}",
+            _variety(summary),
+            f"{summary.repetition:.2f}",
+        ]
         last = Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
         table.add_row(*([Text(summary.experiment)] if several else []), *map(Text, cells), last)
     console.print(table)
+
+
+def _coefficient(summary: TrialSummary, fixed: str = "") -> str:
+    return f"{fixed}{summary.beta:g}" if summary.target_kl is None else f"for KL {summary.target_kl:g}"
+
+
+def _status_of(summary: TrialSummary) -> str:
+    """With what stopped it: `stopped (collapse)`."""
+    shown = summary.status == schema.STOPPED and summary.reason
+    return f"{summary.status} ({printable(summary.reason)})" if shown else summary.status
+
+
+def _variety(summary: TrialSummary) -> str:
+    """In several prompts' texts, also of the pairs that share a prompt and of those that do not."""
+    if math.isnan(summary.variety_across):
+        return f"{summary.variety:.2f}"
+    return f"{summary.variety:.2f} (within a prompt {summary.variety_within:.2f}, across {summary.variety_across:.2f})"
 
 
 # --- sample ----------------------------------------------------------------------------------------------

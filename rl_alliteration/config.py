@@ -9,6 +9,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from rl_alliteration.errors import UserError
 
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
@@ -35,7 +37,7 @@ class TrialConfig:
     """
 
     algorithm: str
-    """`rloo`, `reinforce`, a registered one, or `original` for the trial without updates."""
+    """`rloo`, a registered one, or `original` for the trial without updates."""
     beta: float
     """KL coefficient, in units of reward per nat of mean cross-entropy; finite, at least 0."""
     seed: int
@@ -45,11 +47,11 @@ class TrialConfig:
     group_size: int
     """Texts per update."""
     reward: str
-    """Name of the reward function."""
+    """Name of the reward function, or the canonical form of a weighted sum of several."""
     reward_version: int
     """Version of the reward function: raised when its numbers change."""
     prompt: str
-    """What every text begins with."""
+    """What every text begins with; the first of several prompts."""
     max_length: int
     """Most tokens of a text, the prompt's included."""
     temperature: float
@@ -64,18 +66,32 @@ class TrialConfig:
     """Resolved precision of sampling and scoring."""
     threads: int
     """CPU threads of the trial: they change the low-order bits of sums."""
+    reward_parameters: str = ""
+    """Canonical JSON of what the reward needs beside a text; empty for one that needs nothing."""
+    target_kl: float | None = None
+    """Mean −`kl_penalty`, nats a token, that a controller steers to: beta is then where the coefficient begins."""
+    more_prompts: tuple[str, ...] = ()
+    """The other prompts, of several: each group has one of them all, see `prompt_at`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "more_prompts", tuple(self.more_prompts))  # JSON has lists
         for field in ("seed", "group_size", "max_length", "top_k", "threads"):
             value = getattr(self, field)
             whole = isinstance(value, int) and not isinstance(value, bool)
             _check(whole, field.replace("_", "-"), "a whole number", value)
-        for field in ("beta", "learning_rate", "temperature"):
+        for field in ("beta", "learning_rate", "temperature", "target_kl"):
             value = getattr(self, field)
+            if field == "target_kl" and value is None:
+                continue
             try:  # 40 and 40.0 are one number, and so are 0.0 and -0.0
                 object.__setattr__(self, field, float(value) + 0.0)
             except (TypeError, ValueError, OverflowError):
                 _check(False, field.replace("_", "-"), "a number", value)
+        if self.target_kl is not None:
+            _check(
+                math.isfinite(self.target_kl) and self.target_kl > 0, "target-kl", "a number above 0", self.target_kl
+            )
+            _check(self.beta > 0, "beta", "a number above 0: where a controlled coefficient begins", self.beta)
         _check(math.isfinite(self.beta) and self.beta >= 0, "beta", "a number, 0 or more", self.beta)
         _check(0 <= self.seed < 2**63, "seed", "an integer from 0 to 2^63 - 1", self.seed)
         least = 0.0 if self.algorithm == ORIGINAL else math.ulp(0.0)
@@ -95,6 +111,10 @@ class TrialConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """What is hashed. A setting added later is left out at its default, so that old ids stay."""
+        control = {} if self.target_kl is None else {"kl_control": {"target": self.target_kl}}
+        reward = {"name": self.reward, "version": self.reward_version}
+        if self.reward_parameters:
+            reward["parameters"] = json.loads(self.reward_parameters)
         return {
             "texts_version": TEXTS_VERSION,
             "algorithm": {"name": self.algorithm},
@@ -102,8 +122,8 @@ class TrialConfig:
             "seed": self.seed,
             "learning_rate": self.learning_rate,
             "group_size": self.group_size,
-            "reward": {"name": self.reward, "version": self.reward_version},
-            "prompts": [self.prompt],
+            "reward": reward,
+            "prompts": list(self.prompts),
             "max_length": self.max_length,
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -111,16 +131,34 @@ class TrialConfig:
             "tokenizer": self.tokenizer,
             "dtype": self.dtype,
             "threads": self.threads,
+            **control,
         }
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, in the order given."""
+        return (self.prompt, *self.more_prompts)
+
+    def prompt_at(self, generation: int) -> str:
+        """The prompt of the group that a generation belongs to: of several, drawn evenly by the seed.
+
+        By the random number of position 0 of the group's first text, which no sampled token uses (see `uniforms`).
+        """
+        if not self.more_prompts:
+            return self.prompt
+        first = generation - generation % self.group_size
+        number = np.random.Philox(key=np.array([self.seed, first], dtype=np.uint64)).random_raw()
+        return self.prompts[int(number) % len(self.prompts)]
+
+    @property
     def trial_id(self) -> str:
-        """`rloo-beta40-seed0-1a2b3c4d`; `original-1a2b3c4d` for the trial without updates."""
+        """`rloo-beta40-seed0-1a2b3c4d`, `rloo-kl0.1-seed0-1a2b3c4d`, `original-1a2b3c4d`."""
         digest = hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:8]
         if self.algorithm == ORIGINAL:
             return f"{ORIGINAL}-{digest}"
-        beta = format(self.beta, ".12g").replace("+", "")
-        return f"{self.algorithm}-beta{beta}-seed{self.seed}-{digest}"
+        name, number = ("beta", self.beta) if self.target_kl is None else ("kl", self.target_kl)
+        coefficient = name + format(number, ".12g").replace("+", "")
+        return f"{self.algorithm}-{coefficient}-seed{self.seed}-{digest}"
 
     @property
     def model_fingerprint(self) -> str:
@@ -130,7 +168,13 @@ class TrialConfig:
     def original(self) -> TrialConfig:
         """The trial without updates that belongs to this one: same model, prompt and sampling."""
         return dataclasses.replace(
-            self, algorithm=ORIGINAL, beta=0.0, seed=0, learning_rate=0.0, group_size=ORIGINAL_GROUP_SIZE
+            self,
+            algorithm=ORIGINAL,
+            beta=0.0,
+            target_kl=None,
+            seed=0,
+            learning_rate=0.0,
+            group_size=ORIGINAL_GROUP_SIZE,
         )
 
     def to_json(self) -> str:

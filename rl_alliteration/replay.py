@@ -18,13 +18,12 @@ from rl_alliteration.language_model import LanguageModel, LoadedModel, load_mode
 from rl_alliteration.results.reader import last_event, parts, trial_ids
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part, row_digest
-from rl_alliteration.rewards import REWARDS, Reward
+from rl_alliteration.rewards import Reward, known_reward
 from rl_alliteration.sampling import log_probabilities
 from rl_alliteration.trainer import Row, Trainer
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
-"""Nats, by precision: in bfloat16 another machine may round a product's result the other way."""
-"""Nats by which a stored cross-entropy may differ from one computed again, on other hardware too."""
+"""Nats by which a stored cross-entropy may differ from one computed again, on other hardware too: by precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +61,8 @@ class StoredTrial:
                 f"--trial: its algorithm {config.algorithm!r} is not registered here; "
                 "call rl_alliteration.cli.main from a script that registers it"
             )
-        reward = REWARDS.get(config.reward)
-        if reward is None or reward.version != config.reward_version:
+        reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
+        if reward is None:
             known = {row["text"]: row["raw_reward"] for row in self.rows()}
             reward = Reward(config.reward, known.__getitem__, config.reward_version)
         torch.set_num_threads(config.threads)

@@ -100,8 +100,8 @@ def sample(
     device = model.device
     prompt = torch.tensor(prompt_ids, device=device)
     if device.type == "cuda" and isinstance(model.forward, GPTNeoForward):
-        loop = DeviceLoop.of(model.forward, prompt, texts, max_length, temperature, top_k)
-        return _rollout(*loop.run(uniform), start, end_tokens)
+        loop = DeviceLoop.of(model.forward, texts, max_length, temperature, top_k)
+        return _rollout(*loop.run(prompt, uniform), start, end_tokens)
     token_ids = torch.zeros(texts, max_length, dtype=torch.long, device=device)
     token_ids[:, :start] = prompt
     sampled = torch.zeros(texts, max_length - start, device=device, dtype=model.model.dtype)
@@ -142,47 +142,43 @@ class DeviceLoop:
     loop to rounding: attention runs over the whole cache under a mask.
     """
 
-    def __init__(
-        self, forward: GPTNeoForward, prompt: Tensor, texts: int, max_length: int, temperature: float, top_k: int
-    ) -> None:
-        self._forward, self._prompt = forward, prompt
+    def __init__(self, forward: GPTNeoForward, texts: int, max_length: int, temperature: float, top_k: int) -> None:
+        self._forward = forward
         self._sampling = temperature, top_k
-        self._start = len(prompt)
-        device = prompt.device
-        self._logits = forward.start(prompt, texts, max_length).clone()
+        device = forward.model.device
+        self._logits = forward.start(torch.zeros(1, dtype=torch.long, device=device), texts, max_length).clone()
         self._chances = torch.zeros(texts, max_length, dtype=torch.float64, device=device)
         self._token_ids = torch.zeros(texts, max_length, dtype=torch.long, device=device)
-        self._token_ids[:, : self._start] = prompt
         self._log_probabilities = torch.zeros(texts, max_length, dtype=self._logits.dtype, device=device)
         self._places = torch.arange(max_length, device=device)
-        self._position = torch.full((1,), self._start, device=device)
+        self._position = torch.ones(1, dtype=torch.long, device=device)
         self._graph = self._captured() if device.type == "cuda" else None
 
     @classmethod
-    def of(
-        cls, forward: GPTNeoForward, prompt: Tensor, texts: int, max_length: int, temperature: float, top_k: int
-    ) -> DeviceLoop:
+    def of(cls, forward: GPTNeoForward, texts: int, max_length: int, temperature: float, top_k: int) -> DeviceLoop:
         """The model's own loop for groups of this shape."""
-        shape = (tuple(prompt.tolist()), texts, max_length, temperature, top_k)
+        shape = (texts, max_length, temperature, top_k)
         kept = forward.loop
         if kept is None or kept[0] != shape:
-            kept = forward.loop = shape, cls(forward, prompt, texts, max_length, temperature, top_k)
+            kept = forward.loop = shape, cls(forward, texts, max_length, temperature, top_k)
         loop: DeviceLoop = kept[1]
         return loop
 
     @torch.inference_mode()
-    def run(self, uniform: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    def run(self, prompt: Tensor, uniform: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Token ids, (B, T), and log-probabilities of the sampled ones, (B, T − prompt), of one group."""
         texts, max_length = uniform.shape
+        start = len(prompt)
         self._chances.copy_(torch.from_numpy(uniform))
-        self._position.fill_(self._start)
-        self._logits.copy_(self._forward.start(self._prompt, texts, max_length))
-        for _ in range(self._start, max_length):
+        self._token_ids[:, :start] = prompt
+        self._position.fill_(start)
+        self._logits.copy_(self._forward.start(prompt, texts, max_length))
+        for _ in range(start, max_length):
             if self._graph is None:
                 self._step()
             else:
                 self._graph.replay()
-        return self._token_ids, self._log_probabilities[:, self._start :]
+        return self._token_ids, self._log_probabilities[:, start:]
 
     def _step(self) -> None:
         """One token of each text, from the buffers into the buffers."""
@@ -201,7 +197,7 @@ class DeviceLoop:
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self._step()
-                self._position.fill_(self._start)
+                self._position.fill_(1)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from rl_alliteration.advantages import Algorithm
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.kl_control import next_beta
 from rl_alliteration.language_model import LanguageModel, LoadedModel
 from rl_alliteration.rewards import Reward
 from rl_alliteration.sampling import Rollout, log_probabilities, sample, score, uniforms
@@ -37,6 +39,8 @@ class Step:
 
     texts: list[Row]
     update: Row | None
+    logged: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What the reward logs beside its number, means over the group; and a controlled KL coefficient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,8 @@ class TrainerState:
 class Trainer:
     """A trial's state (policy, counters) and its one operation, `step`.
 
-    The state is the policy's weights and `generation`: plain SGD has none, and random numbers are a function of
-    their place.
+    The state is the policy's weights, `generation`, the recent rewards of an algorithm that compares with them, and a
+    controlled KL coefficient: plain SGD has none, and random numbers are a function of their place.
     """
 
     def __init__(
@@ -71,13 +75,16 @@ class Trainer:
         self.algorithm = algorithm
         self.tokenizer = loaded.tokenizer
         self.end_tokens = loaded.end_tokens
-        self.prompt_ids = loaded.encode(config.prompt)
+        self.prompt_ids = {prompt: loaded.encode(prompt) for prompt in config.prompts}
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
         dtype = getattr(torch, config.dtype)
         self.policy = loaded.policy(device, dtype)
         self.reference = reference or loaded.reference(device, dtype)
         self.optimizer = torch.optim.SGD(self.policy.model.parameters(), lr=config.learning_rate)
         self.generation = 0
+        self.recent_rewards: list[float] = []
+        self.beta = config.beta
+        """The KL coefficient of the next step."""
 
     @property
     def step_index(self) -> int:
@@ -89,16 +96,18 @@ class Trainer:
 
         Raises:
             Diverged: a loss, logit or reward is not finite; the policy was not updated.
+            Failure: the reward function raised; the same holds.
         """
         config = self.config
         started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)  # sampling takes about as much memory as the gradients did
 
         # 1. Sample the group (study: "REINFORCE vs RLOO").
+        prompt = config.prompt_at(self.generation)
         chances = uniforms(config.seed, self.generation, config.group_size, config.max_length)
         rollout = sample(
             self.policy,
-            self.prompt_ids,
+            self.prompt_ids[prompt],
             chances,
             end_tokens=self.end_tokens,
             temperature=config.temperature,
@@ -115,18 +124,20 @@ class Trainer:
             graph, entropy = score(self.policy, rollout.token_ids)
             log_p = graph.detach()
         texts = [self.decode(ids) for ids in _unpadded(rollout)]  # a GPU is at the scores meanwhile
-        raw_rewards = np.array([self._raw_reward(text) for text in texts])
+        raw_rewards = np.array([self._raw_reward(text, place) for place, text in enumerate(texts)])
         mask = _token_mask(rollout, log_p.device)
         cross_entropy = _mean_negative(log_p, mask, rollout.lengths)
         original_cross_entropy = _mean_negative(log_q, mask, rollout.lengths)
 
         # 3. Composite reward (study: "Definition of the KL penalty"); no gradient flows through it.
         kl_penalties = cross_entropy - original_cross_entropy
-        rewards = raw_rewards + config.beta * kl_penalties
+        rewards = raw_rewards + self.beta * kl_penalties
         if not np.isfinite(rewards).all():
             bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
             raise Diverged(self.generation + bad, f"its reward is {rewards[bad]}")
-        advantages = self.algorithm.advantages(rewards) if self.algorithm else np.zeros_like(rewards)
+        advantages = np.zeros_like(rewards)
+        if self.algorithm:
+            advantages = self.algorithm.advantages(rewards, self.recent_rewards)
 
         # 4. One step of plain SGD on the sum over the group.
         update: Row | None = None
@@ -150,7 +161,7 @@ class Trainer:
                 "train_seconds": time.perf_counter() - sampled,
                 "tokens": int(rollout.lengths.sum()),
                 "algorithm": config.algorithm,
-                "beta": config.beta,
+                "beta": self.beta,
                 "seed": config.seed,
                 "group_size": config.group_size,
                 "learning_rate": config.learning_rate,
@@ -161,7 +172,7 @@ class Trainer:
                 "generation": self.generation + place,
                 "step": self.step_index,
                 "sample": place,
-                "prompt": config.prompt,
+                "prompt": prompt,
                 "text": texts[place],
                 "token_ids": ids,
                 "num_tokens": len(ids),
@@ -175,7 +186,7 @@ class Trainer:
                 "reward": float(rewards[place]),
                 "advantage": float(advantages[place]),
                 "algorithm": config.algorithm,
-                "beta": config.beta,
+                "beta": self.beta,
                 "seed": config.seed,
                 "group_size": config.group_size,
                 "learning_rate": config.learning_rate,
@@ -185,7 +196,13 @@ class Trainer:
             for place, ids in enumerate(_unpadded(rollout))
         ]
         self.generation += config.group_size
-        return Step(rows, update)
+        if self.algorithm:
+            self.recent_rewards = self.algorithm.remember(self.recent_rewards, rewards)
+        logged = {name: sum(map(log, texts)) / len(texts) for name, log in self.reward.logs.items()}
+        if config.target_kl is not None:
+            logged["beta"] = self.beta
+            self.beta = next_beta(self.beta, -float(kl_penalties.mean()), config.target_kl)
+        return Step(rows, update, logged)
 
     def state(self) -> TrainerState:
         """The state after the last step."""
@@ -196,10 +213,14 @@ class Trainer:
             "optimizer": {"name": "SGD", "learning_rate": self.config.learning_rate, "state": {}},
             "random": {"generator": "Philox-4x64", "seed": self.config.seed, "generation": self.generation},
         }
+        if self.algorithm and self.algorithm.memory:
+            counters["recent_rewards"] = self.recent_rewards
+        if self.config.target_kl is not None:
+            counters["beta"] = self.beta
         return TrainerState(weights, counters)
 
-    def load_state(self, weights: dict[str, torch.Tensor], generation: int) -> None:
-        """Go back to the state after `generation` texts.
+    def load_state(self, weights: dict[str, torch.Tensor], generation: int, counters: Mapping[str, Any]) -> None:
+        """Go back to the state after `generation` texts, which had these weights and counters.
 
         Raises:
             ValueError: the weights are not this model's.
@@ -211,18 +232,24 @@ class Trainer:
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
         self.generation = generation
+        self.recent_rewards = list(counters.get("recent_rewards", []))
+        self.beta = counters.get("beta", self.config.beta)
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens: without the end token that ended it."""
         return decode_text(self.tokenizer, token_ids, self.end_tokens)
 
-    def _raw_reward(self, text: str) -> float:
+    def _raw_reward(self, text: str, place: int) -> float:
+        on = f"on the text {text[:200]!r}{'…' if len(text) > 200 else ''}; mend it and run the same command again"
         try:
-            return float(self.reward(text))
-        except Exception as error:
-            raise Failure(
-                f"the reward {self.reward.name!r} raised {type(error).__name__}: {error}; on the text {text[:200]!r}"
-            ) from error
+            value = float(self.reward(text))
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise Failure(f"the reward {self.reward.name!r} raised {reason}; {on}") from error
+        if not np.isfinite(value):
+            what = f"the reward {self.reward.name!r} gave {value}, not a finite number, {on}"
+            raise Diverged(self.generation + place, f"{what}, with --retry-failed")
+        return value
 
 
 def decode_text(tokenizer: Any, token_ids: list[int], end_tokens: frozenset[int]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rl_alliteration.checkpoints import CheckpointStore
+from rl_alliteration.results.schema import part_number
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.tensorboard import TensorBoardWriter
-from rl_alliteration.results.writer import PlannedTrial, TrialWriter
+from rl_alliteration.results.writer import PlannedTrial, Row, TrialWriter, part_paths, read_part
 from rl_alliteration.trainer import Step, Trainer
 
 
@@ -62,10 +63,16 @@ class TrialRun:
         """One group: sampled, scored, learnt from; published if it fills a part or ends the trial."""
         step = self.trainer.step()
         self.writer.add(step.texts, step.update)
-        self._tensorboard.add(step.texts, step.update)
+        self._tensorboard.add(step.texts, step.update, step.logged)
         if self.done or self._at_boundary():
             self.publish(end=self.done)
         return step
+
+    def stored_texts(self) -> Iterator[Row]:
+        """Rows of the texts before the one that the run goes on with."""
+        for path in part_paths(self.writer.storage, "generations", self.writer.experiment, self.writer.trial_id):
+            if part_number(path) < self.trainer.generation:
+                yield from read_part(self.writer.storage, path)
 
     @property
     def published(self) -> bool:
@@ -115,6 +122,7 @@ def hyperparameters(trial: PlannedTrial) -> dict[str, Any]:
     return {
         "algorithm": config.algorithm,
         "beta": config.beta,
+        **({} if config.target_kl is None else {"target_kl": config.target_kl}),
         "seed": config.seed,
         "group_size": config.group_size,
         "learning_rate": config.learning_rate,

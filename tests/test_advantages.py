@@ -16,6 +16,9 @@ from rl_alliteration.errors import UserError
 
 rloo = get_algorithm("rloo").advantages
 reinforce = get_algorithm("reinforce").advantages
+baseline = get_algorithm("reinforce_baseline")
+grpo = get_algorithm("grpo").advantages
+dr_grpo = get_algorithm("dr_grpo").advantages
 
 groups = st_numpy.arrays(np.float64, st.integers(2, 20), elements=st.floats(-1e3, 1e3))
 
@@ -65,6 +68,53 @@ def test_reinforce_is_the_reward_itself(rewards):
     result = reinforce(rewards)
     assert np.array_equal(result, rewards)
     assert not np.shares_memory(result, rewards)
+
+
+def test_a_baseline_is_the_mean_of_the_latest_ten_rewards():
+    # By hand: rewards 1, 2, ... 15 one at a time. The mean before n is that of the up to ten numbers below it.
+    recent: list[float] = []
+    seen = []
+    for reward in range(1, 16):
+        rewards = np.array([float(reward)])
+        seen += baseline.advantages(rewards, recent).tolist()
+        recent = baseline.remember(recent, rewards)
+    assert seen == [0, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 5.5, 5.5, 5.5, 5.5]
+    assert recent == list(range(6, 16))
+
+
+def test_only_an_algorithm_with_a_memory_remembers():
+    assert get_algorithm("rloo").remember([], np.array([1.0, 2.0])) == []
+    assert baseline.remember([1.0, 2.0], np.array([3.0])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "rewards, expected",
+    [
+        ([1, 2, 6], [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5]),  # mean 3, variance (4 + 1 + 9) / 2 = 7
+        ([92, 93], [-(0.5**0.5), 0.5**0.5]),
+        ([5, 5, 5, 5], [0, 0, 0, 0]),
+        ([0.1, 0.1, 0.1], [0, 0, 0]),  # their mean is not 0.1 to the last bit
+    ],
+)
+def test_grpo_by_hand(rewards, expected):
+    assert grpo(np.array(rewards, dtype=float)) == pytest.approx(expected, abs=2e-4)
+
+
+@given(groups, st.floats(1, 1e3))
+def test_grpo_ignores_the_rewards_scale_where_they_differ(rewards, factor):
+    if rewards.std() > 1:
+        assert grpo(factor * rewards) == pytest.approx(grpo(rewards), abs=1e-3)
+
+
+@pytest.mark.parametrize("rewards, expected", [([1, 2, 6], [-2, -1, 3]), ([92, 93], [-0.5, 0.5]), ([5, 5], [0, 0])])
+def test_dr_grpo_by_hand(rewards, expected):
+    assert dr_grpo(np.array(rewards, dtype=float)) == pytest.approx(expected, abs=1e-12)
+
+
+@given(groups)
+def test_dr_grpo_is_rloo_by_a_factor(rewards):
+    size = len(rewards)
+    assert dr_grpo(rewards) == pytest.approx(rloo(rewards) * (size - 1) / size, abs=1e-9)
 
 
 def test_group_sizes():

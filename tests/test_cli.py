@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from trials import EXPERIMENT, planned, run_trial
+from trials import EXPERIMENT, planned, rows, run_trial
 
 from rl_alliteration.cli import highlighted, main, printable
 from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.verify import verify_trial
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -34,8 +35,11 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
 @pytest.mark.parametrize(
     "flags, named",
     [
-        (("--algorithm", "ppo"), "--algorithm: 'ppo' is unknown; choose from reinforce, rloo"),
-        (("--reward", "rhymes"), "--reward: 'rhymes' is unknown; choose one of a_words, alliteration"),
+        (("--algorithm", "ppo"), "--algorithm: 'ppo' is unknown; choose from dr_grpo, grpo, reinforce,"),
+        (("--reward", "rhymes"), "--reward: 'rhymes' is unknown; choose one of a_words, alliteration,"),
+        (("--reward", "alliteration + "), "--reward: 'alliteration + ' is malformed at '+ '; give rewards with + or -"),
+        (("--reward", "nowhere:f"), "--reward: the module of 'nowhere:f' could not be imported (ModuleNotFoundError"),
+        (("--reward", "os:sep"), "--reward: 'os:sep' is no function"),
         (("--preset", "huge"), "--preset: 'huge' is unknown; choose one of quickstart"),
         (("--model", "./nowhere"), "--model: no folder './nowhere'"),
         (("--beta", "-1"), "--beta: -1.0"),
@@ -46,10 +50,18 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--max-length", "4"), "--max-length: 4 leaves nothing to sample after a prompt of 4 tokens"),
         (("--max-length", "257"), "--max-length: 257 is beyond what the model can read; give at most 256"),
         (("--prompt", ""), "--prompt: '' encodes to no token"),
+        (("--prompt", "One day", "--prompt", ""), "--prompt: '' encodes to no token"),
+        (("--prompt", "Hi", "--prompt", "Once upon a time in", "--max-length", "5"), "a prompt of 5 tokens"),
+        (("--prompts", "/proc/nowhere"), "--prompts: '/proc/nowhere' cannot be read"),
+        (("--prompts", "/dev/null"), "--prompts: '/dev/null' has no prompt in it"),
+        (("--prompts", "/bin/sh"), "--prompts: '/bin/sh' cannot be read as a UTF-8 text file"),
+        (("--prompts", "x", "--prompt", "y"), "--prompts: give either the file or --prompt"),
         (("--max-generations", "15"), "--max-generations: 15 is no multiple of the group size 10"),
         (("--max-generations", "0"), "--max-generations: 0"),
         (("--checkpoint-every", "0"), "--checkpoint-every: 0 is not accepted"),
         (("--algorithm", "reinforce", "--group-size", "0"), "--group-size: 0 is not accepted"),
+        (("--target-kl", "0.1"), "--beta: 0.0 is not accepted; give a number above 0"),
+        (("--target-kl", "-1", "--beta", "1"), "--target-kl: -1.0 is not accepted; give a number above 0"),
         (("--temperature", "1e-300"), "--temperature: 1e-300"),
         (("--checkpoint-every", "7"), "--checkpoint-every: 7 is no multiple of the group size 10"),
         (("--experiment", "Bad name"), "--experiment: 'Bad name'"),
@@ -235,6 +247,38 @@ def test_a_dry_run_lists_and_starts_nothing(capsys, tmp_path):
     assert out.count("rloo-beta") == 6
     assert "7 trials, 22,600 texts" in out
     assert not (tmp_path / "x").exists()
+
+
+def test_prompts_come_from_flags_or_a_file(capsys, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("One day\n\n  Once upon a time \r\nOne day\n")
+    dry = [*SWEEP, "--storage", str(tmp_path / "x"), "--dry-run"]
+    several = run(capsys, *dry, "--prompt", "One day", "--prompt", "Once upon a time")[1]
+    assert run(capsys, *dry, "--prompts", str(file))[1] == several
+    single = run(capsys, *dry)[1]
+    assert single == run(capsys, *dry, "--prompt", "Once upon a time")[1] != several
+
+
+def test_status_tells_variety_within_and_across_prompts(capsys, tmp_path, tiny_gpt_neo, make_config):
+    storage = Storage(tmp_path)
+    config = make_config(tiny_gpt_neo, more_prompts=("One day", "A cat and a dog"), learning_rate=0.01)
+    trial = planned(config, 24)
+    run_trial(storage, trial, tiny_gpt_neo, stop_after=3)
+    run_trial(storage, trial, tiny_gpt_neo)
+    undisturbed = Storage(tmp_path / "undisturbed")
+    run_trial(undisturbed, trial, tiny_gpt_neo)
+    assert rows(storage, trial) == rows(undisturbed, trial)
+    by_group = {row["step"]: row["prompt"] for row in rows(storage, trial)}
+    assert len(set(by_group.values())) == 3
+    assert all(row["text"].startswith(by_group[row["step"]]) for row in rows(storage, trial))
+    assert verify_trial(storage, EXPERIMENT, trial.trial_id).problem is None
+    assert "(within a prompt 0." in run(capsys, "status", "--storage", str(storage))[1]
+
+
+def test_a_target_takes_the_place_of_the_presets_betas(capsys, tmp_path):
+    flags = ["sweep", "--preset", "beta_fine", "--target-kl", "0.05", "0.1", "--storage", str(tmp_path), "--dry-run"]
+    out = run(capsys, *flags)[1]
+    assert (out.count("rloo-kl0.05-seed0-"), out.count("rloo-kl0.1-seed0-"), out.count("beta")) == (1, 1, 0)
 
 
 def test_sample_prints_texts(capsys):

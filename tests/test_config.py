@@ -50,6 +50,9 @@ OTHER = {
     "tokenizer": "c" * 64,
     "dtype": "float64",
     "threads": 2,
+    "more_prompts": ("One day",),
+    "target_kl": 0.1,
+    "reward_parameters": '{"rarity":{"":2,"t":1}}',
 }
 
 
@@ -124,7 +127,18 @@ def test_betas_that_look_alike_have_different_ids():
     assert near[0] != near[1]
 
 
-def test_json_round_trip():
+def test_prompts_are_drawn_evenly_by_seed_and_group():
+    one, three = CONFIG, changed(more_prompts=("One day", "A cat"))
+    assert {one.prompt_at(generation) for generation in range(200)} == {"Once upon a time"}
+    drawn = [three.prompt_at(generation) for generation in range(0, 6000, 10)]
+    assert [three.prompt_at(generation + 9) for generation in range(0, 6000, 10)] == drawn
+    assert all(160 < drawn.count(prompt) < 240 for prompt in three.prompts)  # 200 each, ±3.5 standard deviations
+    assert drawn != [changed(more_prompts=three.more_prompts, seed=1).prompt_at(g) for g in range(0, 6000, 10)]
+
+
+@pytest.mark.parametrize("config", [CONFIG, changed(more_prompts=["One day", "A cat"])])
+def test_json_round_trip(config):
+    assert TrialConfig.from_json(config.to_json()) == config
     text = CONFIG.to_json()
     assert TrialConfig.from_json(text) == CONFIG
     assert TrialConfig.from_json(text).trial_id == CONFIG.trial_id
@@ -153,6 +167,9 @@ def test_the_original():
         ("beta", -1, "--beta"),
         ("beta", math.nan, "--beta"),
         ("beta", math.inf, "--beta"),
+        ("target_kl", 0, "--target-kl"),
+        ("target_kl", math.inf, "--target-kl"),
+        ("target_kl", "x", "--target-kl"),
         ("seed", -1, "--seed"),
         ("seed", 2**63, "--seed"),
         ("learning_rate", 0, "--learning-rate"),
@@ -176,6 +193,15 @@ def test_a_bad_value_names_its_flag(field, value, flag):
     assert message.startswith(f"{flag}: ")
     assert "give " in message
     assert "\n" not in message
+
+
+def test_a_controlled_coefficient_is_in_the_id_and_begins_above_zero():
+    controlled = changed(target_kl=0.1)
+    assert controlled.trial_id.startswith("rloo-kl0.1-seed0-")
+    assert controlled.trial_id != changed(target_kl=0.1, beta=50).trial_id
+    assert controlled.original() == CONFIG.original()
+    with pytest.raises(UserError, match=r"--beta: 0\.0 is not accepted"):
+        changed(target_kl=0.1, beta=0)
 
 
 def test_frozen():

@@ -119,8 +119,10 @@ def test_a_lease_that_is_none_is_told(storage):
 # --- standings ---------------------------------------------------------------------------------------------
 
 
-def standing(storage: Storage, trial, *, retry_failed: bool = False, recompute: bool = False) -> Standing:
-    found = find(storage, EXPERIMENT, [trial], retry_failed=retry_failed, recompute=recompute)
+def standing(
+    storage: Storage, trial, *, retry_failed: bool = False, recompute: bool = False, stop_on: tuple[str, ...] = ()
+) -> Standing:
+    found = find(storage, EXPERIMENT, [trial], retry_failed=retry_failed, recompute=recompute, stop_on=stop_on)
     return found[0].standing
 
 
@@ -149,6 +151,12 @@ def test_each_trial_is_found_as_it_was_left(storage, tiny_gpt_neo, make_config):
     log.append(trial, schema.FAILED, reason="diverged", error="diverged at generation 16: loss nan")
     assert standing(storage, trial) is Standing.DIVERGED
     assert standing(storage, trial, retry_failed=True) is Standing.RETRY
+    log.append(longer, schema.STOPPED, reason="collapse")
+    assert standing(storage, longer, stop_on=("collapse",)) is Standing.STOPPED
+    assert standing(storage, longer, stop_on=("plateau",)) is Standing.CONTINUE
+    assert standing(storage, longer) is Standing.CONTINUE
+    log.append(longer, schema.STOPPED, reason="SIGINT")
+    assert standing(storage, longer, stop_on=("collapse",)) is Standing.CONTINUE
 
 
 def test_a_scheduler_that_mutates_trials_is_refused(tmp_path: Path):

@@ -59,6 +59,20 @@ def test_the_model_of_any_generation_comes_back_bit_for_bit(written, stored, gen
     assert bool(said) == (reached not in (0, LENGTH))
 
 
+def test_recent_rewards_come_back_with_the_model(tmp_path, tiny_gpt_neo, make_config, monkeypatch):
+    import rl_alliteration.replay as module
+
+    monkeypatch.setattr(module, "load_model", lambda name, **_: tiny_gpt_neo)
+    storage = Storage(tmp_path)
+    config = make_config(tiny_gpt_neo, algorithm="reinforce_baseline", group_size=1, max_length=12, learning_rate=0.01)
+    run = run_trial(storage, planned(config, 16), tiny_gpt_neo)
+    assert len(set(run.trainer.recent_rewards)) > 1
+    again = open_trial(storage, EXPERIMENT, config.trial_id)
+    # 11 is replayed from the checkpoint at 8, and each row compared: its advantages need the rewards before 8.
+    assert replay(again, 11, print).recent_rewards == [row["reward"] for row in again.rows(1)][:10]
+    assert verify_trial(storage, EXPERIMENT, config.trial_id).problem is None
+
+
 @pytest.mark.parametrize("generation", [-4, 2, 28])
 def test_a_generation_without_a_model_is_refused(stored, generation):
     with pytest.raises(UserError, match="every 4 texts, from 0 to 24"):
@@ -84,7 +98,10 @@ def test_an_exported_model_is_a_transformers_folder(stored, written, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, written[2][12][name])
-    assert AutoTokenizer.from_pretrained(tmp_path / "model")("Once upon a time").input_ids == trainer.prompt_ids
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "model")("Once upon a time").input_ids
+        == trainer.prompt_ids["Once upon a time"]
+    )
     assert (tmp_path / "model" / "README.md").read_text() == "the card"
     with pytest.raises(UserError, match="not empty"):
         export(stored, trainer, tmp_path / "model", "the card")

@@ -25,7 +25,7 @@ from rl_alliteration.results.verify import verify_trial
 LENGTH = 20
 
 
-@pytest.fixture(scope="module", params=["rloo", "reinforce"])
+@pytest.fixture(scope="module", params=["rloo", "reinforce_baseline"])
 def undisturbed(request, tmp_path_factory, tiny_gpt_neo, make_config):
     """A trial that was never stopped, and its storage."""
     storage = Storage(tmp_path_factory.mktemp("undisturbed"))

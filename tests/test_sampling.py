@@ -428,19 +428,19 @@ def test_transformers_own_code_samples_the_same_texts(tiny_gpt_neo, float64_atte
 def test_the_loop_for_gpus_samples_the_same_texts(name, request):
     loaded = request.getfixturevalue(name)
     model = double(loaded)
-    prompt = torch.tensor(loaded.encode(PROMPT))
-    loop = DeviceLoop.of(model.forward, prompt, 5, 30, 0.8, 20)
-    for generation in (0, 5):  # the second group finds the first one's cache and buffers
+    loop = DeviceLoop.of(model.forward, 5, 30, 0.8, 20)
+    for generation, text in ((0, PROMPT), (5, "The cat")):  # the second group finds the first one's cache and buffers
+        prompt = torch.tensor(loaded.encode(text))
         chances = uniforms(0, generation, 5, 30)
         expected = sample(model, prompt.tolist(), chances, end_tokens=frozenset(), temperature=0.8, top_k=20)
-        token_ids, log_p = loop.run(chances)
+        token_ids, log_p = loop.run(prompt, chances)
         assert torch.equal(token_ids, expected.token_ids)
         torch.testing.assert_close(log_p, expected.log_probabilities, rtol=0, atol=1e-9)
         with torch.no_grad():  # as an update does
             for parameter in model.model.parameters():
                 parameter *= 1.01
-    assert DeviceLoop.of(model.forward, prompt, 5, 30, 0.8, 20) is loop
-    assert DeviceLoop.of(model.forward, prompt, 5, 31, 0.8, 20) is not loop
+    assert DeviceLoop.of(model.forward, 5, 30, 0.8, 20) is loop
+    assert DeviceLoop.of(model.forward, 5, 31, 0.8, 20) is not loop
 
 
 def test_weights_packed_in_another_precision_follow_a_change():

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from rl_alliteration.advantages import get_algorithm
-from rl_alliteration.errors import UserError
+from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.language_model import LanguageModel, LoadedModel, TransformersForward, load_model
 from rl_alliteration.rewards import Reward, alliteration, get_reward
 from rl_alliteration.trainer import Diverged, Trainer
@@ -328,22 +328,43 @@ def test_the_original_writes_what_an_untrained_trial_writes(tiny_gpt_neo, make_c
 
 
 def reward_at(generation, value):
-    """`value` for that generation, 1 for the others."""
+    """`value`, raised if it can be, for that generation, 1 for the others."""
     calls = iter(range(10**6))
-    return Reward("broken", lambda text: value if next(calls) == generation else 1.0)
+
+    def function(text):
+        if next(calls) != generation:
+            return 1.0
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    return Reward("broken", function)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_reward_that_is_not_finite(value, tiny_gpt_neo, make_config):
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        (math.nan, "diverged at generation 6: the reward 'broken' gave nan, not a finite number"),
+        (-math.inf, "diverged at generation 6: the reward 'broken' gave -inf, not a finite number"),
+        (None, "the reward 'broken' raised TypeError: float"),
+        (ZeroDivisionError("by nothing"), "the reward 'broken' raised ZeroDivisionError: by nothing"),
+        (SystemExit(3), "the reward 'broken' raised SystemExit: 3"),
+    ],
+)
+def test_a_reward_that_fails_names_its_text_and_changes_nothing(value, told, tiny_gpt_neo, make_config):
     trainer = make_trainer(tiny_gpt_neo, make_config(tiny_gpt_neo), reward_at(6, value))
     trainer.step()
     before = weights_of(trainer.policy.model)
-    with pytest.raises(Diverged, match=r"^diverged at generation 6: its reward") as caught:
+    with pytest.raises(Failure) as caught:
         trainer.step()
-    assert caught.value.generation == 6
+    message = str(caught.value)
+    assert message.startswith(told)
+    assert isinstance(caught.value, Diverged) == isinstance(value, float)
     assert trainer.generation == 4
     for name, parameter in trainer.policy.model.named_parameters():
         assert torch.equal(parameter, before[name])
+    trainer.reward = reward_at(10**6, 0)
+    assert repr(trainer.step().texts[2]["text"][:150])[1:-1] in message
 
 
 def test_a_gradient_that_is_not_finite(tiny_gpt_neo, make_config):

@@ -30,7 +30,8 @@ def open_run(
     storage: Storage, trial: PlannedTrial, loaded: LoadedModel, run_id: str = "run", keep: int | None = 2
 ) -> TrialRun:
     config = trial.config
-    trainer = Trainer(config, loaded, get_reward(config.reward), ALGORITHMS.get(config.algorithm))
+    reward = get_reward(config.reward, config.reward_parameters)
+    trainer = Trainer(config, loaded, reward, ALGORITHMS.get(config.algorithm))
     return TrialRun(trainer, trial, storage, EXPERIMENT, run_id, keep_checkpoints=keep)
 
 

@@ -50,7 +50,7 @@ def model_card(
         f"# {trial.trial_id}, generation {generation:,}",
         "",
         f"`{_code(name)}` after {generation:,} texts of {config.algorithm} with the reward `{config.reward}`, "
-        f"beta {config.beta:g}, learning rate {config.learning_rate:g}, groups of {config.group_size}, "
+        f"{_coefficient(config)}, learning rate {config.learning_rate:g}, groups of {config.group_size}, "
         f"seed {config.seed}: reinforcement learning toward alliteration, held back by a KL penalty.",
         "",
         *_why(recommendation),
@@ -62,7 +62,8 @@ def model_card(
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")',
-        f"prompt = tokenizer({config.prompt!r}, return_tensors=\"pt\")",
+        f"prompt = tokenizer({config.prompt!r}, return_tensors=\"pt\")"
+        + (f"  # or another of its {len(config.prompts)} prompts" if config.more_prompts else ""),
         f"ids = model.generate(**prompt, max_length={config.max_length}, do_sample=True, "
         f"temperature={config.temperature!r}, top_k={config.top_k}, top_p=1.0)",
         "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
@@ -72,6 +73,12 @@ def model_card(
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _coefficient(config: TrialConfig) -> str:
+    if config.target_kl is None:
+        return f"beta {config.beta:g}"
+    return f"a KL coefficient that began at {config.beta:g} and steered to {config.target_kl:g} nats a token"
 
 
 def _why(recommendation: Recommendation | None) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import duckdb
 
 from rl_alliteration.analysis.diversity import repetition, variety
+from rl_alliteration.analysis.prompts import variety_within_and_across
 
 LAST = 100
 """Generations that the numbers of a summary are of."""
@@ -21,13 +23,22 @@ class TrialSummary:
     trial_id: str
     algorithm: str
     beta: float
+    """Fixed, or where a controlled coefficient began."""
+    target_kl: float | None
+    """What a controller steered the KL divergence to; None if beta was fixed."""
     seed: int
     status: str
+    reason: str
+    """Of the status, where there is one: what stopped the trial."""
     generations: int
     max_generations: int
     raw_reward: float
     kl_penalty: float
     variety: float
+    variety_within: float
+    """Of the texts of one prompt, where a trial has several; nan where it has one."""
+    variety_across: float
+    """Between the texts of different prompts."""
     repetition: float
     last_text: str
     error: str
@@ -49,12 +60,14 @@ def summarise(connection: duckdb.DuckDBPyConnection, experiment: str | None = No
             GROUP BY ALL
         ), lasts AS (
             SELECT experiment, trial_id, last + 1 AS generations, avg(raw_reward) AS raw_reward,
-                   avg(kl_penalty) AS kl_penalty, list(text ORDER BY generation) AS texts
+                   avg(kl_penalty) AS kl_penalty, list(text ORDER BY generation) AS texts,
+                   list(prompt ORDER BY generation) AS prompts
             FROM generations JOIN ends USING (experiment, trial_id)
             WHERE generation > last - {LAST} GROUP BY ALL
         )
-        SELECT experiment, trial_id, algorithm, beta, seed, status, coalesce(lasts.generations, 0) AS generations,
-               max_generations, raw_reward, kl_penalty, texts, error
+        SELECT experiment, trial_id, algorithm, beta, config, seed, status, reason,
+               coalesce(lasts.generations, 0) AS generations, max_generations,
+               raw_reward, kl_penalty, texts, prompts, error
         FROM trials LEFT JOIN lasts USING (experiment, trial_id)
         WHERE getvariable('chosen') IS NULL OR experiment = getvariable('chosen')
         ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, seed, trial_id
@@ -65,12 +78,17 @@ def summarise(connection: duckdb.DuckDBPyConnection, experiment: str | None = No
 
 
 def _summary(row: dict[str, Any]) -> TrialSummary:
-    texts = row.pop("texts") or []
+    config: str = row.pop("config")
+    texts, prompts = row.pop("texts") or [], row.pop("prompts") or []
     nan = float("nan")
+    within, across = variety_within_and_across(texts, prompts) if len(set(prompts)) > 1 else (nan, nan)
     told: dict[str, Any] = {name: nan if value is None else value for name, value in row.items()}
     return TrialSummary(
         **told,
+        target_kl=json.loads(config).get("target_kl"),
         variety=variety(texts),
+        variety_within=within,
+        variety_across=across,
         repetition=sum(map(repetition, texts)) / len(texts) if texts else nan,
         last_text=texts[-1] if texts else "",
     )

@@ -264,6 +264,14 @@ def open_storage(location: str, *, create: bool = False) -> Storage:
     return storage
 
 
+def existing_storage(location: str) -> Storage | None:
+    """The storage at a folder or a URI if it is there and within reach; None if not."""
+    try:
+        return open_storage(location)
+    except UserError:
+        return None
+
+
 def check_location(location: str) -> None:
     """What can be said of a storage's name alone.
 

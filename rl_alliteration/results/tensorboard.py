@@ -66,14 +66,15 @@ class TensorBoardWriter:
         self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
         self._write(Event(summary=_hyperparameter_summary(hyperparameters)))
 
-    def add(self, texts: Sequence[Row], update: Row | None) -> None:
-        """One step's points, and the first text of its group."""
+    def add(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float]) -> None:
+        """One step's points, those of `logged` by their names among them, and the first text of its group."""
         for row in texts:
             values = {**row, "scaled_kl_penalty": row["beta"] * row["kl_penalty"]}
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in TEXT_SCALARS])
             self._write(Event(step=row["generation"], summary=summary))
         first = texts[0]
         points = [Summary.Value(tag=tag, simple_value=update[tag]) for tag in UPDATE_SCALARS] if update else []
+        points += [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
         points.append(_text_value(first["text"]))
         self._write(Event(step=first["generation"], summary=Summary(value=points)))
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:

@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 
 from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.config import ORIGINAL, TrialConfig
+from rl_alliteration.kl_control import next_beta
 from rl_alliteration.results import schema
 from rl_alliteration.results.reader import parts
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import read_part, row_digest
-from rl_alliteration.rewards import REWARDS
+from rl_alliteration.rewards import known_reward
 
 Row = dict[str, Any]
 
@@ -49,13 +50,14 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
         event, config = _check_events(storage, experiment, trial_id, notes)
         manifests = _manifests(storage, experiment, trial_id)
         check_row = _row_checks(storage, config, notes)
+        check_groups = _group_checks(config)
         for path in parts(storage, "generations", experiment, trial_id):
             rows = _read(storage, path, schema.GENERATIONS)
             manifest = manifests.pop(schema.part_number(path), None)
             _check_order(rows, generations, config, path)
             for row in rows:
                 check_row(row)
-            _check_groups(rows, config)
+            check_groups(rows)
             _check_digests(storage, path, "generations", rows, manifest, notes)
             generations += len(rows)
             _check_updates(storage, experiment, trial_id, rows, config, manifest, notes)
@@ -158,11 +160,10 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
             ("sample", expected % config.group_size),
             ("group_size", config.group_size),
             ("algorithm", config.algorithm),
-            ("beta", config.beta),
             ("seed", config.seed),
             ("learning_rate", config.learning_rate),
             ("reward_function", config.reward),
-            ("prompt", config.prompt),
+            ("prompt", config.prompt_at(expected)),
         ):
             _expect(row, column, value)
     if schema.part_number(path) != first:
@@ -179,12 +180,12 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
         ends = set(json.loads(storage.get(f"{folder}/card.json"))["end_tokens"])
     except Exception as error:
         raise _Wrong(f"{folder}: tokenizer or card is missing or broken, texts cannot be checked") from error
-    reward = REWARDS.get(config.reward)
+    reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
     if reward is None:
-        notes.append(f"the reward {config.reward!r} is not known here: raw rewards were not computed again")
-    elif reward.version != config.reward_version:
-        notes.append(f"the reward {config.reward!r} is at version {reward.version}, the trial used another")
-        reward = None
+        notes.append(
+            f"the reward {config.reward!r} is not known here at version {config.reward_version}: "
+            "raw rewards were not computed again"
+        )
 
     def check(row: Row) -> None:
         ids = row["token_ids"]
@@ -202,19 +203,30 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
     return check
 
 
-def _check_groups(rows: list[Row], config: TrialConfig) -> None:
-    if config.algorithm == ORIGINAL:
-        for row in rows:
-            _expect(row, "advantage", 0.0)
-        return
+def _group_checks(config: TrialConfig) -> Callable[[list[Row]], None]:
+    """The checks of the groups of one part after another: beta and advantages may depend on the groups before."""
     algorithm = ALGORITHMS.get(config.algorithm)
-    if algorithm is None:
-        return
-    for start in range(0, len(rows), config.group_size):
-        group = rows[start : start + config.group_size]
-        advantages = algorithm.advantages(np.array([row["reward"] for row in group]))
-        for row, advantage in zip(group, advantages, strict=True):
-            _expect(row, "advantage", float(advantage))
+    recent: list[float] = []
+    beta = config.beta
+
+    def check(rows: list[Row]) -> None:
+        nonlocal recent, beta
+        for start in range(0, len(rows), config.group_size):
+            group = rows[start : start + config.group_size]
+            rewards = np.array([row["reward"] for row in group])
+            advantages = np.zeros_like(rewards)
+            if algorithm is not None:
+                advantages = algorithm.advantages(rewards, recent)
+                recent = algorithm.remember(recent, rewards)
+            for row, advantage in zip(group, advantages, strict=True):
+                _expect(row, "beta", beta)
+                if algorithm is not None or config.algorithm == ORIGINAL:
+                    _expect(row, "advantage", float(advantage))
+            if config.target_kl is not None:
+                kl = -float(np.array([row["kl_penalty"] for row in group]).mean())
+                beta = next_beta(beta, kl, config.target_kl)
+
+    return check
 
 
 def _check_updates(
@@ -240,6 +252,7 @@ def _check_updates(
         group = texts[index * config.group_size : (index + 1) * config.group_size]
         _expect(row, "generation", group[0]["generation"])
         _expect(row, "step", group[0]["step"])
+        _expect(row, "beta", group[0]["beta"])
         _expect(row, "tokens", sum(text["num_tokens"] for text in group))
         loss = sum(text["advantage"] * text["lm_cross_entropy"] for text in group)
         scale = sum(abs(text["advantage"] * text["lm_cross_entropy"]) for text in group)

@@ -256,7 +256,7 @@ class EventLog:
             "learning_rate": config.learning_rate,
             "reward_function": config.reward,
             "model": f"{trial.model}@{config.model_fingerprint}",
-            "prompt": config.prompt,
+            "prompt": "\n".join(config.prompts),
             "max_length": config.max_length,
             "temperature": config.temperature,
             "top_k": config.top_k,

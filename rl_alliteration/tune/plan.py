@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rl_alliteration.advantages import get_algorithm
+from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
     ORIGINAL_GENERATIONS,
     STUDY_MAX_LENGTH,
@@ -19,6 +22,7 @@ from rl_alliteration.config import (
     check_experiment_name,
 )
 from rl_alliteration.errors import UserError
+from rl_alliteration.kl_control import INITIAL_BETA
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.rewards import get_reward
 
@@ -43,13 +47,17 @@ class Sweep:
     experiment: str | None = None
     """Name of the experiment, [a-z][a-z0-9_-]{0,63}. Default: the preset's."""
     algorithm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """`rloo`, `reinforce`. Default: rloo."""
+    """`rloo`, `reinforce`, `reinforce_baseline`, `grpo`, `dr_grpo`. Default: rloo."""
     beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
     """KL coefficients, 0 or more."""
+    target_kl: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
+    """Instead of a fixed beta: mean KL divergences, nats a token, that a controller steers to; beta is then where the
+    coefficient begins. Default of that: 60."""
     seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
     """Seeds. Default: 0."""
     reward: str | None = None
-    """`alliteration` or `a_words`. Default: alliteration."""
+    """`alliteration` (the default), `a_words`, `rare_alliteration`, `phonetic_alliteration`, each also with
+    `_per_100_words` after it; MODULE:FUNCTION of your own; or a weighted sum: 'alliteration + 0.5*mine:rhymes'."""
     model: str = "storyteller"
     """The shipped `storyteller`, a hub id such as roneneldan/TinyStories-33M, or a folder."""
     tokenizer: str | None = None
@@ -62,8 +70,11 @@ class Sweep:
     """Of plain SGD. Default: what suits the model (storyteller: 1e-3; else the study's 1e-4)."""
     group_size: int | None = None
     """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
-    prompt: str = STUDY_PROMPT
-    """What every text begins with."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """What every text begins with; given several times, each group has one of them, drawn by the seed.
+    Default: "Once upon a time"."""
+    prompts: str | None = None
+    """A text file of prompts, one a line, instead of --prompt."""
     max_length: int = STUDY_MAX_LENGTH
     """Most tokens of a text, the prompt's included."""
     temperature: float = 1.0
@@ -87,6 +98,11 @@ class Sweep:
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3
     """How often a trial is started again after its process or node was lost."""
+    stop_on_collapse: bool = False
+    """Stop a trial whose texts have lost a third of their variety, and keep all of its checkpoints. Without the flag
+    the same command continues it."""
+    stop_on_plateau: bool = False
+    """Stop a trial whose reward has risen and rises no more. Without the flag the same command continues it."""
     retry_failed: bool = False
     """Run trials again that diverged in an earlier run."""
     recompute: bool = False
@@ -136,10 +152,8 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 # Measured for the shipped model; the study's own rate serves TinyStories-33M.
-_LEARNING_RATES: Mapping[tuple[str, str], float] = {
-    ("storyteller", "alliteration"): 1e-3,
-    ("storyteller", "a_words"): 3e-4,
-}
+STORYTELLER_LEARNING_RATE = 1e-3
+_LEARNING_RATES: Mapping[tuple[str, str], float] = {("storyteller", "a_words"): 3e-4}
 
 
 def resolve(sweep: Sweep) -> Sweep:
@@ -153,9 +167,9 @@ def resolve(sweep: Sweep) -> Sweep:
         if sweep.preset not in PRESETS:
             raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
         preset = PRESETS[sweep.preset]
-    betas = sweep.beta or preset.beta
+    betas = sweep.beta or (sweep.target_kl and (INITIAL_BETA,)) or preset.beta
     if not betas:
-        raise UserError("--beta: give one or more KL coefficients, such as --beta 0 10 100, or a --preset")
+        raise UserError("--beta: give KL coefficients, such as --beta 0 10 100, or a --target-kl, or a --preset")
     experiment = sweep.experiment or sweep.preset
     if experiment is None:
         raise UserError("--experiment: give the experiment a name")
@@ -164,15 +178,19 @@ def resolve(sweep: Sweep) -> Sweep:
     length = preset.max_generations
     if sweep.model == "storyteller" and preset.storyteller_max_generations is not None:
         length = preset.storyteller_max_generations
-    reward = sweep.reward or preset.reward
-    rate = _LEARNING_RATES.get((sweep.model, reward), STUDY_LEARNING_RATE)
+    reward = get_reward(sweep.reward if sweep.reward is not None else preset.reward).name
+    rate = STORYTELLER_LEARNING_RATE if sweep.model == "storyteller" else STUDY_LEARNING_RATE
+    rate = _LEARNING_RATES.get((sweep.model, reward), rate)
     if sweep.model == "storyteller" and preset.storyteller_learning_rate is not None:
         rate = preset.storyteller_learning_rate
     resolved = dataclasses.replace(
         sweep,
+        prompt=_prompts(sweep),
+        prompts=None,
         experiment=check_experiment_name(experiment),
         algorithm=_unique(sweep.algorithm or preset.algorithm),
         beta=_unique(betas),
+        target_kl=_unique(sweep.target_kl),
         seed=_unique(sweep.seed or preset.seed),
         reward=reward,
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
@@ -183,7 +201,6 @@ def resolve(sweep: Sweep) -> Sweep:
     if resolved.dtype not in (*DTYPES, "auto"):
         raise UserError(f"--dtype: {resolved.dtype!r} is not accepted; give float32, bfloat16 or auto")
     _check_counts(resolved)
-    get_reward(reward)
     _trials(resolved, weights="", tokenizer="")  # each TrialConfig checks its own fields
     return resolved
 
@@ -194,7 +211,7 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
     Raises:
         UserError: prompt and length do not fit the model.
     """
-    prompt_length = len(loaded.encode(sweep.prompt))
+    prompt_length = max(len(loaded.encode(prompt)) for prompt in sweep.prompt)
     if sweep.max_length <= prompt_length:
         raise UserError(
             f"--max-length: {sweep.max_length} leaves nothing to sample after a prompt of {prompt_length} tokens; "
@@ -239,39 +256,62 @@ def checkpoints_kept(sweep: Sweep) -> int | None:
         return None
     if not sweep.keep_checkpoints.isdecimal() or int(sweep.keep_checkpoints) < 1:
         raise UserError(f"--keep-checkpoints: {sweep.keep_checkpoints!r} is not accepted; give all, or 1 or more")
-    return int(sweep.keep_checkpoints)
+    return None if sweep.stop_on_collapse else int(sweep.keep_checkpoints)
+
+
+def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
+    """For what a trial is stopped before its end: the reasons of `analysis.stopping.Watch`."""
+    return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
 
 
 def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
     assert sweep.max_generations and sweep.checkpoint_every and sweep.learning_rate is not None
     assert sweep.reward is not None and sweep.top_k is not None
     trials = []
-    for name in sweep.algorithm:
-        for beta in sweep.beta:
-            for seed in sweep.seed:
-                config = TrialConfig(
-                    algorithm=name,
-                    beta=beta,
-                    seed=seed,
-                    learning_rate=sweep.learning_rate,
-                    group_size=_group_size(sweep, name),
-                    reward=sweep.reward,
-                    reward_version=get_reward(sweep.reward).version,
-                    prompt=sweep.prompt,
-                    max_length=sweep.max_length,
-                    temperature=sweep.temperature,
-                    top_k=sweep.top_k,
-                    weights=weights,
-                    tokenizer=tokenizer,
-                    dtype=sweep.dtype,
-                    threads=sweep.cpus_per_trial,
-                )
-                trials.append(PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every))
+    for name, target, beta, seed in itertools.product(
+        sweep.algorithm, sweep.target_kl or (None,), sweep.beta, sweep.seed
+    ):
+        config = TrialConfig(
+            algorithm=name,
+            beta=beta,
+            target_kl=target,
+            seed=seed,
+            learning_rate=sweep.learning_rate,
+            group_size=_group_size(sweep, name),
+            reward=sweep.reward,
+            reward_version=get_reward(sweep.reward).version,
+            prompt=sweep.prompt[0],
+            more_prompts=sweep.prompt[1:],
+            max_length=sweep.max_length,
+            temperature=sweep.temperature,
+            top_k=sweep.top_k,
+            weights=weights,
+            tokenizer=tokenizer,
+            dtype=sweep.dtype,
+            threads=sweep.cpus_per_trial,
+        )
+        trials.append(PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every))
     original = trials[0].config.original()
     return [
         *trials,
         PlannedTrial(original, sweep.model, ORIGINAL_GENERATIONS, _ORIGINAL_CHECKPOINT_EVERY),
     ]
+
+
+def _prompts(sweep: Sweep) -> tuple[str, ...]:
+    """The prompts, once each, in the order given."""
+    if sweep.prompts is None:
+        return _unique(sweep.prompt) or (STUDY_PROMPT,)
+    if sweep.prompt:
+        raise UserError("--prompts: give either the file or --prompt, not both")
+    try:
+        lines = Path(sweep.prompts).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts: {sweep.prompts!r} cannot be read as a UTF-8 text file ({error})") from error
+    prompts = _unique(tuple(line.strip() for line in lines if line.strip()))
+    if not prompts:
+        raise UserError(f"--prompts: {sweep.prompts!r} has no prompt in it; give one a line")
+    return prompts
 
 
 def _group_size(sweep: Sweep, name: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rl_alliteration.checkpoints import CheckpointStore
 from rl_alliteration.results import schema
@@ -22,6 +22,7 @@ class Standing(enum.Enum):
     RETRY = "to be tried again after a failure"
     FINISHED = "finished, left as it is"
     DIVERGED = "diverged, left as it is (--retry-failed runs it again)"
+    STOPPED = "stopped by its own texts, left as it is (without --stop-on-… it is continued)"
     NO_CHECKPOINT = "finished, left as it is: the checkpoint at its end is gone (--recompute extends it all the same)"
 
 
@@ -46,7 +47,13 @@ class Found:
 
 
 def find(
-    storage: Storage, experiment: str, trials: Sequence[PlannedTrial], *, retry_failed: bool, recompute: bool
+    storage: Storage,
+    experiment: str,
+    trials: Sequence[PlannedTrial],
+    *,
+    retry_failed: bool,
+    recompute: bool,
+    stop_on: Collection[str] = (),
 ) -> list[Found]:
     """Each trial with its standing.
 
@@ -56,11 +63,19 @@ def find(
         trials: as planned; those that are there keep the interval that their first event fixed.
         retry_failed: run trials again that diverged.
         recompute: extend finished trials even if the checkpoint at their end is gone.
+        stop_on: reasons for which trials that were stopped are left as they are.
     """
-    return [_find(storage, experiment, trial, retry_failed, recompute) for trial in trials]
+    return [_find(storage, experiment, trial, retry_failed, recompute, stop_on) for trial in trials]
 
 
-def _find(storage: Storage, experiment: str, trial: PlannedTrial, retry_failed: bool, recompute: bool) -> Found:
+def _find(
+    storage: Storage,
+    experiment: str,
+    trial: PlannedTrial,
+    retry_failed: bool,
+    recompute: bool,
+    stop_on: Collection[str],
+) -> Found:
     event = last_event(storage, experiment, trial.trial_id)
     if event is None:
         return Found(trial, Standing.NEW, 0)
@@ -72,6 +87,8 @@ def _find(storage: Storage, experiment: str, trial: PlannedTrial, retry_failed: 
         if event["reason"] == "diverged" and not retry_failed:
             return Found(trial, Standing.DIVERGED, there, event["error"])
         return Found(trial, Standing.RETRY, there)
+    if status == schema.STOPPED and event["reason"] in stop_on:
+        return Found(trial, Standing.STOPPED, there)
     if status == schema.FINISHED and there >= event["max_generations"]:
         if trial.max_generations <= there:
             return Found(trial, Standing.FINISHED, there)

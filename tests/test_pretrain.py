@@ -1,0 +1,160 @@
+"""The job that makes a story model, at a tiny size: it learns, goes on after a kill, and is swept like any model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from trials import EXPERIMENT, planned, run_trial
+
+import tune_jobs.pretrain_storyteller as job
+from rl_alliteration.language_model import load_model
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.verify import verify_trial
+
+TINY = {
+    "passes": 6,
+    "vocabulary": 300,
+    "layers": 2,
+    "width": 32,
+    "heads": 2,
+    "context": 48,
+    "dropout": 0.1,
+    "batch": 16,
+    "validation": 20,
+    "evaluate_every": 8,
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+def write_stories(path, count, seed):
+    random = np.random.default_rng(seed)
+    names, animals, deeds = ("Lily", "Tim", "Sue"), ("cat", "dog", "bird"), ("ran to", "saw", "sat by")
+
+    def sentence():
+        name, animal, deed = (random.choice(words) for words in (names, animals, deeds))
+        return f"{name} and the {animal} {deed} the tree."
+
+    stories = ["Once upon a time, " + " ".join(sentence() for _ in range(random.integers(1, 4))) for _ in range(count)]
+    path.write_text("\n<|endoftext|>\n".join(stories))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stories")
+    return write_stories(folder / "stories.txt", 300, 0), write_stories(folder / "heldout.txt", 20, 1)
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "tiny-teller"
+    settings = job.Pretraining(stories=files[0], heldout=files[1], output=str(output), **TINY)
+    assert job.pretrain(settings) == 0
+    return settings, output
+
+
+def state(folder):
+    return safetensors.torch.load_file(folder / job._CHECKPOINT)
+
+
+def test_it_learns_and_its_card_says_what(trained):
+    settings, output = trained
+    loaded = load_model(str(output))
+    card = (output / "README.md").read_text()
+    stories = job.read_stories(settings.stories, "--stories")[-settings.validation :]
+    total, count = job.nats(loaded.reference().model, job.encode(loaded.pretrained_tokenizer, stories), 48)
+    assert total / count < 0.5 * math.log(300)  # of a model that knows nothing
+    assert f"lowest validation loss, {total / count:.4f} nats a token" in card
+    assert "nats a word on 20 held-out stories" in card
+    assert card.count("    Once upon a time") == 3
+    assert "# tiny-teller" in card
+
+
+def test_a_trial_runs_on_it(trained, make_config, tmp_path):
+    loaded = load_model(str(trained[1]))
+    assert loaded.end_tokens == {0}
+    assert loaded.context == 48
+    storage = Storage(tmp_path)
+    trial = planned(make_config(loaded, max_length=40), 8)
+    run_trial(storage, trial, loaded)
+    assert verify_trial(storage, EXPERIMENT, trial.trial_id).problem is None
+
+
+@pytest.mark.parametrize("killed_at", [5, 17])
+def test_training_goes_on_after_a_kill_with_the_same_numbers(trained, files, tmp_path, monkeypatch, killed_at):
+    _, undisturbed = trained
+    settings = job.Pretraining(stories=files[0], output=str(tmp_path / "out"), **TINY)
+    schedule = job.schedule
+
+    def kill(update, updates):
+        if update == killed_at:
+            raise KeyboardInterrupt
+        return schedule(update, updates)
+
+    monkeypatch.setattr(job, "schedule", kill)
+    with pytest.raises(KeyboardInterrupt):
+        job.pretrain(settings)
+    monkeypatch.setattr(job, "schedule", schedule)
+    job.pretrain(settings)
+    ours, theirs = state(tmp_path / "out"), state(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_rows_begin_with_stories_and_passes_differ():
+    stories = [[number] * 5 + [0] for number in range(1, 8)]
+    rows = job.rows_of_pass(stories, 8, seed=0, number=0)
+    assert rows.shape == (4, 8)  # 7 stories of 6 tokens, two a row; the last row takes one again
+    for row in rows.tolist():
+        assert row[:5] == [row[0]] * 5 and row[5] == 0 and row[6] == row[7] != row[0]
+    assert {token for row in rows.tolist() for token in row} == set(range(8))
+    other = job.rows_of_pass(stories, 8, seed=0, number=1, rows=4)
+    assert other.shape == (4, 8)
+    assert other.tolist() != rows.tolist()
+
+
+def test_losses_are_sums_over_tokens_and_words(storyteller):
+    stories = ["Once upon a time there was a cat.", "One day"]
+    model, tokenizer = storyteller.reference().model, storyteller.pretrained_tokenizer
+    plain = 0.0
+    for story in stories:
+        ids = torch.tensor([storyteller.encode(story)])
+        with torch.no_grad():
+            plain += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+    assert job.nats_per_word(model, tokenizer, stories, 256) == pytest.approx(plain / (7 + 1), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--passes", "0"], "--passes: 0 is not accepted; give 1 or more"),
+        (["--vocabulary", "100"], "--vocabulary: 100 is not accepted; give 257 or more"),
+        (["--width", "33"], "--width: 33 is no multiple of the 2 heads"),
+        (["--dropout", "1"], "--dropout: 1.0 is not accepted"),
+        (["--learning-rate", "nan"], "--learning-rate: nan is not accepted"),
+        (["--device", "tpu"], "--device: 'tpu' cannot be used"),
+        (["--validation", "200"], "--validation: 200 of 300 stories leave too few"),
+        (["--stories", "/nowhere"], "--stories: '/nowhere' cannot be read"),
+        (["--heldout", "/dev/null"], "--heldout: '/dev/null' has no story in it"),
+        (["--batch", "8"], "was begun with 16; give that, or another --output"),
+        (["--passes", "x"], "--passes"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(trained, capsys, flags, named):
+    settings, output = trained
+    given = {**TINY, "stories": settings.stories, "output": str(output)}
+    before = (output / "README.md").read_bytes()
+    arguments = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    with pytest.raises(SystemExit) as end:
+        job.main([*arguments, *flags])
+    err = capsys.readouterr().err
+    assert (end.value.code, err.count("\n")) == (2, 1)
+    assert named in err
+    assert (output / "README.md").read_bytes() == before
