@@ -6,14 +6,13 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rl_alliteration.analysis.collapse import COLLAPSE_SHARE, COLLAPSE_WINDOWS
 from rl_alliteration.analysis.diversity import variety
 
 COLLAPSE, PLATEAU = "collapse", "plateau"
 
 WINDOW = 100
 """Texts of which variety and the mean reward are taken: from each full window on, nothing in between."""
-COLLAPSE_SHARE = 2 / 3
-COLLAPSE_WINDOWS = 2
 PLATEAU_MEAN = 3
 PLATEAU_PATIENCE = 10
 PLATEAU_RISE = 3.0
