@@ -246,7 +246,7 @@ def _run(command: Any) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """The exit code of `work`; one line instead of a traceback for what a person can mend."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "ray", "transformers", "huggingface_hub"):
+    for name in ("httpx", "matplotlib", "ray", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return work()
@@ -549,7 +549,8 @@ def _report(command: Report) -> int:
 def _claims(command: Claims) -> int:
     storage = open_storage(command.storage)
     reader.trial_ids(storage, command.experiment)
-    claims = check_claims(measure(reader.connect(storage), command.experiment))
+    analysis = measure(reader.connect(storage), command.experiment)
+    claims = check_claims(analysis)
     rows = [[claim.finding, claim.rule, claim.figure, claim.verdict] for claim in claims]
     titles = ["finding", "rule", "figure", "holds"]
     if command.format == "markdown":
@@ -562,6 +563,9 @@ def _claims(command: Claims) -> int:
         for row in rows:
             table.add_row(*map(Text, row))
         _console().print(table)
+    unfinished = [trial.trial_id for trial in analysis.trials if trial.generations < trial.max_generations]
+    if unfinished:
+        print(f"note: {len(unfinished)} trials are not finished, {printable(unfinished[0])} first", file=sys.stderr)
     missing, failed = (sum(claim.holds is holds for claim in claims) for holds in (None, False))
     if missing or failed:
         raise Failure(f"claims: {failed} of {len(claims)} findings do not hold, {missing} have no data to say")

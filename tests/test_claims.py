@@ -243,6 +243,8 @@ def test_the_study_is_what_its_presets_say():
     request = resolve(Request(storage="x", preset="study_betas"))
     assert (len(request.beta), request.seed, request.learning_rate) == (14, (100, 101, 102, 103, 104), 1e-3)
     assert set(request.beta) == {0, 0.01, 0.1, 1, 10, 100} | set(range(20, 91, 10))
+    letters = resolve(Request(storage="x", preset="study_a_words"))
+    assert (letters.max_generations, letters.learning_rate, letters.algorithm) == (3000, 3e-4, ("reinforce", "rloo"))
     elsewhere = resolve(Request(storage="x", preset="study_betas", model="roneneldan/TinyStories-33M"))
     assert (elsewhere.max_generations, elsewhere.learning_rate) == (3600, 1e-4)
 

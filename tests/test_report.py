@@ -190,4 +190,4 @@ def test_results_without_a_text_make_a_page_too(tmp_path):
     for path in storage.list("generations"):
         storage.delete(path)
     report(Report(storage=str(storage), output=str(tmp_path / "page.html")), lambda line: None)
-    assert "0 trials" in (tmp_path / "page.html").read_text()
+    assert "No trial has a text yet" in (tmp_path / "page.html").read_text()

@@ -66,13 +66,7 @@ class Recommendation:
 
 
 def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[Point]:
-    """All full windows of the trained trials that have an original, by trial and generation.
-
-    Raises:
-        UserError: `nats` is no distance.
-    """
-    if not (math.isfinite(nats) and nats >= 0):
-        raise UserError(f"--keep-sense: {nats} is not accepted; give 0 nats or more")
+    """All full windows of the trained trials that have an original, by trial and generation."""
     found = [
         (trial, int(index), bool(sense))
         for trial in analysis.trained
@@ -90,6 +84,18 @@ def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[Point]:
     ]
 
 
+def check_limits(keep_variety: float, nats: float) -> None:
+    """Whether they can be what a recommendation keeps.
+
+    Raises:
+        UserError: the one is no share, or the other no distance.
+    """
+    if not 0 <= keep_variety <= 1:
+        raise UserError(f"--keep-variety: {keep_variety} is not accepted; give a share of the original's, 0 to 1")
+    if not (math.isfinite(nats) and nats >= 0):
+        raise UserError(f"--keep-sense: {nats} is not accepted; give 0 nats or more")
+
+
 def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(N,) which rows of (N, D) no other row is at least as high as in each column and higher in one."""
     kept = np.ones(len(values), dtype=bool)
@@ -98,28 +104,19 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return kept
 
 
-def recommend(
-    points: Sequence[Point], keep_variety: float = KEEP_VARIETY, reward_function: str | None = None
-) -> Recommendation | None:
+def recommend(points: Sequence[Point], keep_variety: float = KEEP_VARIETY) -> Recommendation | None:
     """The window with the most alliteration among those that keep the original's variety and sense; None if none do.
 
     Args:
         points: of `frontier`, which has settled what sense is.
         keep_variety: share of the original's variety to keep, 0 … 1.
-        reward_function: only trials of this reward.
-
-    Raises:
-        UserError: the share is none.
     """
-    if not 0 <= keep_variety <= 1:
-        raise UserError(f"--keep-variety: {keep_variety} is not accepted; give a share of the original's, 0 to 1")
     kept = [
         point
         for point in points
         if point.sense
         and point.trial.original is not None
         and point.variety >= keep_variety * point.trial.original.metrics["variety"]
-        and reward_function in (None, point.trial.reward_function)
     ]
     if not kept:
         return None
@@ -135,6 +132,7 @@ def recommended(
         UserError: a share or a number of nats is not accepted, or there is no such trial.
         Failure: no window keeps variety and sense.
     """
+    check_limits(keep_variety, nats)
     points = frontier(analysis, nats)
     known = sorted({point.trial.trial_id for point in points})
     if trial_id is not None and trial_id not in known:

@@ -164,8 +164,7 @@ def measure(
     Raises:
         UserError: a window of fewer than 10 generations was asked for.
     """
-    if window < CURVE:
-        raise UserError(f"--window: {window} is not accepted; give {CURVE} generations or more")
+    check_window(window)
     answer = connection.execute(
         """
         SELECT experiment, trial_id, algorithm, beta, seed, status, max_generations, reward_function, group_size,
@@ -195,6 +194,16 @@ def measure(
             trial = _compared(trial, found)
         trials.append(trial)
     return Analysis(trials[::-1], window)
+
+
+def check_window(window: int) -> None:
+    """Whether it is long enough.
+
+    Raises:
+        UserError: it is not.
+    """
+    if window < CURVE:
+        raise UserError(f"--window: {window} is not accepted; give {CURVE} generations or more")
 
 
 _COLUMNS = ("generation", "text", "raw_reward", "kl_penalty", "original_lm_cross_entropy", "num_tokens")

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rl_alliteration.analysis.frontier import KEEP_VARIETY
-from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
+from rl_alliteration.analysis.frontier import KEEP_VARIETY, check_limits
+from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, check_window, measure
 from rl_alliteration.errors import UserError
 from rl_alliteration.results import reader, schema
 from rl_alliteration.results.storage import open_storage
@@ -46,6 +46,8 @@ def report(command: Report, say: Callable[[str], None], sleep: Callable[[float],
     Raises:
         UserError: there are no results, or the page cannot be written.
     """
+    check_limits(command.keep_variety, command.keep_sense)
+    check_window(command.window)
     seen: set[str] = set()
     while True:
         running, files = _state(command)
@@ -73,6 +75,7 @@ def _write(command: Report, live: bool) -> None:
     from rl_alliteration.report.drawing import save_png  # every command imports `Report`; few need these
     from rl_alliteration.report.page import build_page, main_figures
 
+    _check_output(Path(command.output))  # before the work, which may take a minute
     storage = open_storage(command.storage)
     connection = reader.connect(storage)
     analysis = measure(connection, command.experiment, command.window)
@@ -88,7 +91,6 @@ def _write(command: Report, live: bool) -> None:
     target = Path(command.output)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         staged.write_text(page, encoding="utf-8")
         os.replace(staged, target)
     except OSError as error:
@@ -97,3 +99,12 @@ def _write(command: Report, live: bool) -> None:
         raise UserError(f"--output: {command.output!r} cannot be written ({error.strerror})") from error
     if command.figures is not None:
         save_png(main_figures(analysis, command.keep_variety, command.keep_sense), Path(command.figures))
+
+
+def _check_output(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {str(target)!r} cannot be written ({error.strerror})") from error
+    if target.is_dir():
+        raise UserError(f"--output: {str(target)!r} is a folder; give the name of a file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def save_png(figures: Sequence[Figure], folder: Path) -> list[Path]:
         for figure in figures:
             canvas = Canvas(figsize=(9, 4.5), dpi=150, layout="constrained")
             _draw(canvas.subplots(), figure)
-            path = folder / f"{figure.key}.png"
+            path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', figure.key)}.png"  # keys hold names from the data
             canvas.savefig(path)
             paths.append(path)
     except OSError as error:

@@ -155,7 +155,8 @@ def metric_figures(analysis: Analysis, reward: str, metric: str) -> tuple[Figure
 def frontier_figure(points: Sequence[Point], recommendation: Recommendation | None, keep_variety: float) -> Figure:
     """Alliteration against variety: each window a point, filled where the texts keep their sense."""
     series = []
-    for reward in dict.fromkeys(point.trial.reward_function for point in points):
+    rewards = dict.fromkeys(point.trial.reward_function for point in points)
+    for reward in rewards:
         chosen = [point for point in points if point.trial.reward_function == reward]
         colour = colours([point.trial for point in chosen])
         several = len({point.trial.algorithm for point in chosen}) > 1
@@ -163,6 +164,7 @@ def frontier_figure(points: Sequence[Point], recommendation: Recommendation | No
             for sense in (True, False):
                 shown = [point for point in found if point.sense == sense]
                 name = f"beta {beta:g}" + (f", {algorithm}" if several else "")
+                name += f", {reward}" if len(rewards) > 1 else ""
                 if shown:
                     series.append(
                         Series(

@@ -260,6 +260,7 @@ def _cells(trial: Trial) -> list[dict[str, Any]]:
     def word(value: str) -> dict[str, Any]:
         return {"text": value, "sort": value}
 
+    of = f"/{trial.max_generations:,}" if trial.generations < trial.max_generations else ""
     letters = _top_letters(trial)
     plain = trial.is_original
     collapse_at = trial.collapse
@@ -269,7 +270,7 @@ def _cells(trial: Trial) -> list[dict[str, Any]]:
         {"text": "–", "sort": ""} if plain else {"text": f"{trial.beta:g}", "sort": trial.beta},
         {"text": "–", "sort": ""} if plain else {"text": str(trial.seed), "sort": trial.seed},
         word(trial.status),
-        {"text": f"{trial.generations:,}/{trial.max_generations:,}", "sort": trial.generations},
+        {"text": f"{trial.generations:,}" + of, "sort": trial.generations},
         number(float(start[0]) if len(start) else math.nan, 1),
         number(trial.final("raw_reward", END_TEXTS), 1),
         number(trial.final("alliteration", END_TEXTS), 1),

@@ -45,11 +45,7 @@ def sample_texts(connection: duckdb.DuckDBPyConnection, trials: list[Trial], bud
             "WHERE experiment = ? AND trial_id = ? AND generation IN (SELECT unnest(?)) ORDER BY generation",
             [trial.experiment, trial.trial_id, picks],
         ).fetchall()
-        texts.append([[g, _short(reward), _short(kl), text] for g, reward, kl, text in rows])
+        texts.append([[g, round(reward, 2), round(kl, 3), text] for g, reward, kl, text in rows])
     total = sum(trial.generations for trial in trials)
     shown = sum(map(len, texts))
     return {"total": total, "shown": shown, "trials": texts}
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")

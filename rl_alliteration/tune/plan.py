@@ -143,7 +143,7 @@ PRESETS: dict[str, Preset] = {
     "beta_extended": Preset(("rloo",), (40.0,), max_generations=8000),
     "study_a_words": Preset(
         ("reinforce", "rloo"), (0.0,), STUDY_SEEDS, "a_words",
-        max_generations=1200, storyteller_max_generations=2500, storyteller_learning_rate=5e-4, checkpoint_every=500,
+        max_generations=1200, storyteller_max_generations=3000, checkpoint_every=500,
     ),
     "study_betas": Preset(
         ("rloo",), (0.0, 0.01, 0.1, 1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0), STUDY_SEEDS,
