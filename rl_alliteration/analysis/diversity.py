@@ -18,13 +18,16 @@ def variety(texts: Sequence[str]) -> float:
     count = len(texts)
     if count < 2:
         return float("nan")
-    index: dict[tuple[str, str], int] = {}
-    members = [sorted({index.setdefault(pair, len(index)) for pair in _bigrams(text)}) for text in texts]
+    sets = [_bigrams(text) for text in texts]
+    # Most pairs of words are in one text alone: they count in its size, but are shared with none.
+    common = [pair for pair, members in Counter(itertools.chain.from_iterable(sets)).items() if members > 1]
+    index = {pair: column for column, pair in enumerate(common)}
     presence = np.zeros((count, max(len(index), 1)), dtype=np.float32)
-    for row, columns in enumerate(members):
-        presence[row, columns] = 1.0
+    for row, pairs_of_text in enumerate(sets):
+        presence[row, [index[pair] for pair in pairs_of_text if pair in index]] = 1.0
     shared = presence @ presence.T
-    sizes = presence.sum(axis=1)
+    sizes = np.array([len(pairs_of_text) for pairs_of_text in sets], dtype=np.float32)
+    np.fill_diagonal(shared, sizes)
     union = sizes[:, None] + sizes[None, :] - shared
     # Two texts without a bigram (a word or less each) are the same to this measure.
     overlap = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)

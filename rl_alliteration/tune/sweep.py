@@ -7,11 +7,9 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import signal
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from rl_alliteration.rewards import get_reward
 from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.resume import Found, Standing, find
+from rl_alliteration.tune.submission import TOKEN_HELP, new_run_id, ray_address
 from rl_alliteration.tune.trainable import TrialSetup, TrialTrainable
 
 STOP_SECONDS = 20.0
@@ -58,7 +57,7 @@ def run_sweep(
         Failure: there is no such cluster, or another driver has the experiment.
     """
     assert sweep.experiment
-    address = sweep.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address(sweep)
     if address == "local":
         check_resources(sweep, local_resources())
     run_id = new_run_id()
@@ -301,11 +300,6 @@ class _Follower(tune.Callback):
         )
 
 
-def new_run_id() -> str:
-    """Unique for each invocation, and in the order of time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-
-
 def local_resources() -> dict[str, float]:
     """CPUs and GPUs that a Ray of this machine's own would have, before it is started."""
     from ray._private.accelerators import NvidiaGPUAcceleratorManager
@@ -386,7 +380,9 @@ def _ray(address: str) -> Iterator[None]:
         else:
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        raise Failure(f"no Ray at {address!r}: {' '.join(str(error).split())[:300]}") from error
+        raise Failure(
+            f"no Ray at {address!r}: {' '.join(str(error).split())[:300]}; if it wants a token: {TOKEN_HELP}"
+        ) from error
     try:
         yield
     finally:
