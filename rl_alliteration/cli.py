@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ import duckdb
 import pyarrow
 import tyro
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -33,6 +35,8 @@ from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune import submission
 from rl_alliteration.tune.plan import Sweep, plan, resolve
+from rl_alliteration.watch import REFRESH_SECONDS, Watch
+from rl_alliteration.watch import table as live_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +44,11 @@ class Status:
     """How the trials stand: a row a trial."""
 
     storage: str
-    """Folder of the results."""
+    """Folder or URI of the results."""
     experiment: str | None = None
     """Only this one."""
+    watch: bool = False
+    """Go on showing it, with what comes between two parts; needs no Ray, only the storage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +306,7 @@ def _sweep(sweep: Sweep) -> int:
     from rl_alliteration.tune.sweep import run_sweep
 
     outcome = run_sweep(sweep, trials, loaded, storage, console)
-    _print_summaries(console, summarise(reader.connect(storage), sweep.experiment))
+    _print_summaries(console, summarise(storage, sweep.experiment))
     where = shlex.quote(str(storage))
     console.print(Text(f"\nTexts and numbers (Parquet): {storage}/generations"))
     query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
@@ -396,8 +402,27 @@ def _write_log(text: str) -> None:
 def _status(command: Status) -> int:
     storage = open_storage(command.storage)
     reader.trial_ids(storage, command.experiment)
-    _print_summaries(_console(), summarise(reader.connect(storage), command.experiment))
+    if command.watch:
+        return _watch(Watch(storage, command.experiment), _console())
+    _print_summaries(_console(), summarise(storage, command.experiment))
     return 0
+
+
+def _watch(watch: Watch, console: Console) -> int:
+    """In a terminal until it is interrupted; in a log a table now and then, until no driver is left."""
+    if not console.is_terminal:
+        while True:
+            console.print(live_table(watch.look()))
+            if not watch.has_driver():
+                return 0
+            time.sleep(_LOG_SECONDS)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(live_table(watch.look(), max(console.height - 3, 1)), refresh=True)
+            time.sleep(REFRESH_SECONDS)
+
+
+_LOG_SECONDS = 30.0
 
 
 def _query(command: Query) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def variety(texts: Sequence[str]) -> float:
@@ -18,16 +18,15 @@ def variety(texts: Sequence[str]) -> float:
     count = len(texts)
     if count < 2:
         return float("nan")
-    sets = [_bigrams(text) for text in texts]
+    members, pairs = _bigrams(texts)
+    sizes = np.bincount(members, minlength=count).astype(np.float32)
     # Most pairs of words are in one text alone: they count in its size, but are shared with none.
-    common = [pair for pair, members in Counter(itertools.chain.from_iterable(sets)).items() if members > 1]
-    index = {pair: column for column, pair in enumerate(common)}
-    presence = np.zeros((count, max(len(index), 1)), dtype=np.float32)
-    for row, pairs_of_text in enumerate(sets):
-        presence[row, [index[pair] for pair in pairs_of_text if pair in index]] = 1.0
+    _, pair, holders = np.unique(pairs, return_inverse=True, return_counts=True)
+    common = holders[pair] > 1
+    columns = np.unique(pair[common], return_inverse=True)[1]
+    presence = np.zeros((count, max(int(columns.max(initial=0)) + 1, 1)), dtype=np.float32)
+    presence[members[common], columns] = 1.0
     shared = presence @ presence.T
-    sizes = np.array([len(pairs_of_text) for pairs_of_text in sets], dtype=np.float32)
-    np.fill_diagonal(shared, sizes)
     union = sizes[:, None] + sizes[None, :] - shared
     # Two texts without a bigram (a word or less each) are the same to this measure.
     overlap = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
@@ -45,9 +44,19 @@ def repetition(text: str) -> float:
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     if not trigrams:
         return 0.0
-    return 1.0 - len(Counter(trigrams)) / len(trigrams)
+    return 1.0 - len(set(trigrams)) / len(trigrams)
 
 
-def _bigrams(text: str) -> set[tuple[str, str]]:
-    words = text.split()
-    return set(itertools.pairwise(words))
+def _bigrams(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every pair of adjacent words of every text, once a text: index of the text, and a number for the pair."""
+    numbers: dict[str, int] = {}
+    words = [[numbers.setdefault(word, len(numbers)) for word in text.split()] for text in texts]
+    flat = np.fromiter(itertools.chain.from_iterable(words), dtype=np.int64)
+    text = np.repeat(np.arange(len(words)), [len(one) for one in words])
+    if len(flat) < 2:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    within = text[:-1] == text[1:]
+    pairs = (flat[:-1] * len(numbers) + flat[1:])[within]
+    marked = np.sort(text[:-1][within] * len(numbers) ** 2 + pairs)
+    marked = marked[np.diff(marked, prepend=-1) > 0]
+    return marked // len(numbers) ** 2, marked % len(numbers) ** 2

@@ -23,6 +23,7 @@ from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.language_model import LoadedModel
 from rl_alliteration.results import schema
+from rl_alliteration.results.heartbeat import Heartbeat
 from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
@@ -211,16 +212,19 @@ class _Stopper(tune.Stopper):
             Superseded: another driver has taken over; trials that were refused would be tried again and again.
         """
         self._lease.check()
+        self._follower.tick()
         if self._stop.signal is None:
             return False
         return not self._follower.running or time.monotonic() - self._stop.since > STOP_SECONDS
 
 
 class _Follower(tune.Callback):
-    """Writes the event log and shows progress: the driver is the only one who writes events."""
+    """Writes event log and heartbeat and shows progress: the driver is the only one who writes events."""
 
     def __init__(self, log: EventLog, found: Sequence[Found], progress: Progress, stop: _StopRequest) -> None:
         self._log = log
+        lengths = {f.trial.trial_id: f.trial.max_generations for f in found}
+        self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id, lengths)
         self._found = {f.trial.trial_id: f for f in found}
         self._progress = progress
         self._stop = stop
@@ -247,6 +251,7 @@ class _Follower(tune.Callback):
         if result["diverged_at"] >= 0 and name not in self._diverged:
             self._diverged.add(name)
             self._append(name, schema.RUNNING, reason=f"diverged_at {result['diverged_at']}")
+        self._heartbeat.report(name, result)
         self._progress.report(name, result["generations"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -272,8 +277,13 @@ class _Follower(tune.Callback):
         self.errors[name] = _error_line(trial)
         self._append(name, schema.FAILED, error=self.errors[name])
 
+    def tick(self) -> None:
+        """Asked again and again while the sweep runs."""
+        self._heartbeat.beat()
+
     def end(self) -> None:
         """Write `stopped` for trials that a stop kept from running."""
+        self._heartbeat.beat(at_once=True)
         if self._stop.signal is not None:
             for name in self._found.keys() - self._ended:
                 self._append(name, schema.STOPPED, reason=self._stop.reason)
@@ -281,6 +291,7 @@ class _Follower(tune.Callback):
     def _end(self, name: str) -> None:
         self.running.discard(name)
         self._ended.add(name)
+        self._heartbeat.end(name)
         self._progress.end(name)
 
     def _append(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
+import math
 import os
 import socket
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 from ray import tune
 
+from rl_alliteration.analysis.diversity import variety
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.results.lease import check_epoch
@@ -21,6 +24,8 @@ from rl_alliteration.results.writer import PlannedTrial
 
 REPORT_SECONDS = 2.0
 """How often a trial tells Tune where it is."""
+_VARIETY_SECONDS = 10.0  # comparing 100 texts takes some ms
+_VARIETY_TEXTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,8 @@ class TrialTrainable(tune.Trainable):
         self._reported = False
         self._failure = ""
         self._device_name = "cpu"
+        self._texts: collections.deque[str] = collections.deque(maxlen=_VARIETY_TEXTS)
+        self._variety, self._variety_at = math.nan, 0.0
         self._begin(TrialSetup.from_tune(config["setup"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -78,14 +85,14 @@ class TrialTrainable(tune.Trainable):
         """Run groups until it is time to report or a part was published."""
         until = time.monotonic() + (REPORT_SECONDS if self._reported else 0.0)
         self._reported = True
-        raw_rewards: list[float] = []
-        kl_penalties: list[float] = []
+        texts: list[dict[str, Any]] = []
+        updates: list[dict[str, Any]] = []
         run = self._run
         try:
             while not run.done:
                 step = run.step()
-                raw_rewards += [row["raw_reward"] for row in step.texts]
-                kl_penalties += [row["kl_penalty"] for row in step.texts]
+                texts += step.texts
+                updates += [step.update] if step.update else []
                 if run.published or time.monotonic() >= until:
                     break
         except Failure as failure:  # told to the driver, not raised: another try would end the same way
@@ -96,8 +103,11 @@ class TrialTrainable(tune.Trainable):
             "done": run.done or bool(self._failure),
             "generations": run.trainer.generation,
             "published": run.published_generations,
-            "raw_reward": sum(raw_rewards) / max(len(raw_rewards), 1),
-            "kl_penalty": sum(kl_penalties) / max(len(kl_penalties), 1),
+            **{name: _mean(texts, name, 0.0) for name in ("raw_reward", "kl_penalty")},
+            **{name: _mean(updates, name, math.nan) for name in ("entropy", "sample_seconds", "train_seconds")},
+            "variety": self._variety_of_last(texts),
+            "parts": run.parts_written,
+            "checkpoints": run.checkpoints_written,
             "device": self._device_name,
             "host": socket.gethostname(),
             "resumed_at": run.resumed_at,
@@ -128,6 +138,12 @@ class TrialTrainable(tune.Trainable):
         if self._run is not None:
             self._run.close()
 
+    def _variety_of_last(self, texts: list[dict[str, Any]]) -> float:
+        self._texts.extend(row["text"] for row in texts)
+        if time.monotonic() - self._variety_at > _VARIETY_SECONDS:
+            self._variety, self._variety_at = variety(list(self._texts)), time.monotonic()
+        return self._variety
+
     def _begin(self, setup: TrialSetup) -> None:
         import torch
 
@@ -138,6 +154,8 @@ class TrialTrainable(tune.Trainable):
         self._setup = setup
         self._reported = False
         self._failure = ""
+        self._texts.clear()
+        self._variety, self._variety_at = math.nan, 0.0
         trial, config = setup.trial, setup.trial.config
         torch.set_num_threads(config.threads)
         # On a GPU some operations have no deterministic kernel in every version: told, not refused.
@@ -169,3 +187,7 @@ class TrialTrainable(tune.Trainable):
             keep_checkpoints=setup.keep_checkpoints,
             may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch),
         )
+
+
+def _mean(rows: list[dict[str, Any]], name: str, otherwise: float) -> float:
+    return sum(row[name] for row in rows) / len(rows) if rows else otherwise
