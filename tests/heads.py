@@ -31,8 +31,8 @@ class Head:
 
 
 @contextlib.contextmanager
-def ray_head(cpus: int = 3) -> Iterator[Head]:
-    """Start `ray start --head`; end it, by its own process group alone."""
+def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
+    """Start `ray start --head`, with `extra` in the environment; end it, by its own process group alone."""
     home = Path(tempfile.mkdtemp(prefix="h-"))  # short: a socket's path has at most 107 characters
     token = "0123456789abcdef" * 4
     (home / ".ray").mkdir()
@@ -43,6 +43,7 @@ def ray_head(cpus: int = 3) -> Iterator[Head]:
         "HOME": str(home),
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
+        **extra,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     process = subprocess.Popen(
@@ -64,13 +65,43 @@ def ray_head(cpus: int = 3) -> Iterator[Head]:
         wait_for(lambda: _answers(f"{dashboard}/api/version", token), 60, lambda: (home / "log").read_text())
         yield Head(dashboard, f"127.0.0.1:{ports['gcs']}", token, environment, ports["metrics"])
     finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def add_node(head: Head, gpus: int) -> subprocess.Popen[bytes]:
+    """Start another node of `head`'s cluster, with a CPU a fake GPU; to be ended with `end`, or killed."""
+    (port,) = free_ports(1)
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--address", head.address),
+            *("--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(port)),
+            *("--num-cpus", str(gpus), "--num-gpus", str(gpus)),
+        ],
+        env={**head.environment, "RAY_AUTH_MODE": "token"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_node(process: subprocess.Popen[bytes]) -> None:
+    """What losing a machine is: all of its processes, which are one session, at once."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rsplit(")", 1)[1].split()[3]) == process.pid:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+    process.wait()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a node of ours."""
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(30)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_for(holds, seconds: float, otherwise=lambda: "") -> None:

@@ -30,8 +30,8 @@ def variety(texts: Sequence[str]) -> float:
     union = sizes[:, None] + sizes[None, :] - shared
     # Two texts without a bigram (a word or less each) are the same to this measure.
     overlap = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
-    pairs = np.triu_indices(count, k=1)
-    return float(1.0 - overlap[pairs].mean(dtype=np.float64))
+    upper = np.triu_indices(count, k=1)
+    return float(1.0 - overlap[upper].mean(dtype=np.float64))
 
 
 def repetition(text: str) -> float:

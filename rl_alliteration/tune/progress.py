@@ -46,6 +46,10 @@ class Progress:
         self._latest[trial_id] = result
         self._show()
 
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(message), soft_wrap=True)
+
     def end(self, trial_id: str) -> None:
         """A trial will report no more."""
         self._finished.add(trial_id)

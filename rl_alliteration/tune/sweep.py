@@ -10,12 +10,14 @@ import logging
 import platform
 import signal
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.text import Text
 
@@ -28,6 +30,7 @@ from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
 from rl_alliteration.rewards import get_reward
+from rl_alliteration.tune.metrics import Metrics, provide_dashboard
 from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.resume import Found, Standing, find
@@ -36,6 +39,9 @@ from rl_alliteration.tune.trainable import TrialSetup, TrialTrainable
 
 STOP_SECONDS = 20.0
 """How long a stop waits for trials to publish: a job's grace period is 30 s."""
+_WAIT_SECONDS = 30.0
+_PROBE_SECONDS = 60.0
+_STATES = (schema.PLANNED, schema.RUNNING, schema.STOPPED, schema.FINISHED, schema.FAILED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +85,8 @@ def run_sweep(
         with _ray(address), stop.listening():  # Ray takes the signals when it starts
             available = cluster_capacity()
             check_resources(sweep, available)
+            check_shared(storage)
+            provide_dashboard()
             errors = _run_trials(sweep, to_run, loaded, storage, console, run_id, lease, stop, available)
         return Outcome({**left_alone, **errors}, stop.signal)
     finally:
@@ -106,6 +114,7 @@ def _run_trials(
     record = {
         "run_id": run_id,
         "sweep": vars(sweep),
+        "model_revision": loaded.revision,
         "trials": [f.trial.trial_id for f in found],
         "versions": versions,
         "host": platform.node(),
@@ -121,7 +130,7 @@ def _run_trials(
             run_id=run_id,
             epoch=lease.epoch,
             tokenizer=sweep.tokenizer,
-            revision=sweep.revision,
+            revision=loaded.revision or sweep.revision,
             gpu=gpus > 0,
             keep_checkpoints=checkpoints_kept(sweep),
         )
@@ -131,7 +140,8 @@ def _run_trials(
     filesystem, root = storage.pyarrow()
     spans = {f.trial.trial_id: (f.generations, f.trial.max_generations) for f in found}
     with Progress(console, spans) as progress:
-        follower = _Follower(log, found, progress, stop)
+        wanted = {"GPU": gpus, "CPU": float(sweep.cpus_per_trial)}
+        follower = _Follower(log, found, progress, stop, wanted)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": sweep.cpus_per_trial, "gpu": gpus}),
             param_space={"setup": tune.grid_search([setup.to_tune() for setup in setups])},
@@ -221,10 +231,22 @@ class _Stopper(tune.Stopper):
 class _Follower(tune.Callback):
     """Writes event log and heartbeat and shows progress: the driver is the only one who writes events."""
 
-    def __init__(self, log: EventLog, found: Sequence[Found], progress: Progress, stop: _StopRequest) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        found: Sequence[Found],
+        progress: Progress,
+        stop: _StopRequest,
+        wanted: Mapping[str, float],
+    ) -> None:
+        """`wanted`: resources of one trial."""
         self._log = log
+        self._wanted = wanted
         lengths = {f.trial.trial_id: f.trial.max_generations for f in found}
         self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id, lengths)
+        self._metrics = Metrics(log.experiment, {f.trial.trial_id: f.trial.config for f in found})
+        self._states: dict[str, str] = {}
+        self._told = time.monotonic() - _WAIT_SECONDS
         self._found = {f.trial.trial_id: f for f in found}
         self._progress = progress
         self._stop = stop
@@ -251,7 +273,8 @@ class _Follower(tune.Callback):
         if result["diverged_at"] >= 0 and name not in self._diverged:
             self._diverged.add(name)
             self._append(name, schema.RUNNING, reason=f"diverged_at {result['diverged_at']}")
-        self._heartbeat.report(name, result)
+        speed = self._heartbeat.report(name, result)
+        self._metrics.report(name, result, speed)
         self._progress.report(name, result["generations"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -280,6 +303,8 @@ class _Follower(tune.Callback):
     def tick(self) -> None:
         """Asked again and again while the sweep runs."""
         self._heartbeat.beat()
+        if not self.running and self._ended != self._found.keys() and self._stop.signal is None:
+            self._say_what_is_missing()
 
     def end(self) -> None:
         """Write `stopped` for trials that a stop kept from running."""
@@ -292,11 +317,28 @@ class _Follower(tune.Callback):
         self.running.discard(name)
         self._ended.add(name)
         self._heartbeat.end(name)
+        self._metrics.end(name)
         self._progress.end(name)
+
+    def _say_what_is_missing(self) -> None:
+        """A line now and then while no node is there that could run a trial."""
+        if time.monotonic() - self._told < _WAIT_SECONDS:
+            return
+        self._told = time.monotonic()
+        live = ray.cluster_resources()
+        for kind, wanted in self._wanted.items():
+            if wanted > live.get(kind, 0.0):
+                waiting = len(self._found) - len(self._ended)
+                self._progress.say(
+                    f"waiting for {kind}s: {waiting} trials want {wanted:g} each, live nodes have "
+                    f"{live.get(kind, 0.0):g}; asked the cluster for more"
+                )
 
     def _append(
         self, name: str, status: str, *, generations: int | None = None, reason: str = "", error: str = ""
     ) -> None:
+        self._states[name] = status
+        self._metrics.states({state: list(self._states.values()).count(state) for state in _STATES})
         result = self._latest.get(name, {})
         if generations is None:
             generations = int(result.get("published", self._found[name].generations))
@@ -346,6 +388,38 @@ def check_resources(sweep: Sweep, available: Mapping[str, float]) -> None:
             )
 
 
+def check_shared(storage: Storage) -> None:
+    """Have each other node write to a folder of results, and look for it here.
+
+    Raises:
+        UserError: a node has a folder of its own there.
+    """
+    if storage.folder("") is None:
+        return
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    probes = {node["NodeManagerHostname"]: f"staging/probe-{uuid.uuid4().hex}" for node in others}
+    written = [
+        _write_probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)).remote(
+            str(storage), path
+        )
+        for node, path in zip(others, probes.values(), strict=True)
+    ]
+    ray.wait(written, num_returns=len(written), timeout=_PROBE_SECONDS) if written else None
+    for host, path in probes.items():
+        if not storage.exists(path):
+            raise UserError(
+                f"--storage: what the node {host} writes to {str(storage)!r} is not seen here; "
+                "give a folder that all nodes share, or s3://bucket/prefix"
+            )
+        storage.delete(path)
+
+
+@ray.remote(num_cpus=0)
+def _write_probe(root: str, path: str) -> None:
+    Storage(root).put(path, b"")
+
+
 def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, sweep: Sweep) -> None:
     """Keep the tokenizer and a card with the results, so that texts can be checked without the model."""
     folder = f"models/{trial.config.model_fingerprint}"
@@ -354,7 +428,7 @@ def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, swee
         "weights": loaded.weights_fingerprint,
         "tokenizer": loaded.tokenizer_fingerprint,
         "tokenizer_source": sweep.tokenizer,
-        "revision": sweep.revision,
+        "revision": loaded.revision or sweep.revision,
         "end_tokens": sorted(loaded.end_tokens),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "model_type": loaded.model.config.model_type,

@@ -18,12 +18,14 @@ from ray import tune
 from rl_alliteration.analysis.diversity import variety
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
-from rl_alliteration.results.lease import check_epoch
+from rl_alliteration.results.lease import check_epoch, lease_path
 from rl_alliteration.results.storage import storage_at
 from rl_alliteration.results.writer import PlannedTrial
 
 REPORT_SECONDS = 2.0
 """How often a trial tells Tune where it is."""
+FAKE_GPUS = "RL_ALLITERATION_FAKE_GPUS"
+"""Set where Ray is told of GPUs that are not there, to test placement: trials compute on the CPU."""
 _VARIETY_SECONDS = 10.0  # comparing 100 texts takes some ms
 _VARIETY_TEXTS = 100
 
@@ -161,8 +163,11 @@ class TrialTrainable(tune.Trainable):
         # On a GPU some operations have no deterministic kernel in every version: told, not refused.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=setup.gpu)
-        device = torch.device("cuda" if setup.gpu else "cpu")
-        self._device_name = torch.cuda.get_device_name() if setup.gpu else "cpu"
+        on_gpu = setup.gpu and FAKE_GPUS not in os.environ
+        if on_gpu and not torch.cuda.is_available():
+            raise Failure(f"torch finds no GPU on {socket.gethostname()}, though Ray gave one: see to its driver")
+        device = torch.device("cuda" if on_gpu else "cpu")
+        self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
         if self._loaded is None or self._loaded.weights_fingerprint != config.weights:
             self._loaded = load_model(trial.model, tokenizer=setup.tokenizer, revision=setup.revision)
             self._reference = self._loaded.reference(device)
@@ -178,6 +183,11 @@ class TrialTrainable(tune.Trainable):
             self._reference,
         )
         storage = storage_at(setup.storage)
+        if not storage.exists(lease_path(setup.experiment)):  # the driver has written it
+            raise Failure(
+                f"the folder {setup.storage!r} of {socket.gethostname()} is not the driver's; "
+                "give a --storage that all nodes share, or s3://bucket/prefix"
+            )
         self._run = TrialRun(
             trainer,
             trial,
