@@ -71,18 +71,23 @@ def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
 
 def add_node(head: Head, gpus: int) -> subprocess.Popen[bytes]:
     """Start another node of `head`'s cluster, with a CPU a fake GPU; to be ended with `end`, or killed."""
-    (port,) = free_ports(1)
+    agent, metrics = free_ports(2)
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--address", head.address),
-            *("--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(port)),
-            *("--num-cpus", str(gpus), "--num-gpus", str(gpus)),
+            *("--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(agent)),
+            *("--metrics-export-port", str(metrics), "--num-cpus", str(gpus), "--num-gpus", str(gpus)),
         ],
         env={**head.environment, "RAY_AUTH_MODE": "token"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=Path(head.environment["HOME"], f"node-{agent}").open("w"),
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def node_logs(head: Head) -> str:
+    """What the nodes of `add_node` have said."""
+    return "\n".join(path.read_text() for path in Path(head.environment["HOME"]).glob("node-*"))
 
 
 def kill_node(process: subprocess.Popen[bytes]) -> None:

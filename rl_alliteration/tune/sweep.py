@@ -245,7 +245,7 @@ class _Follower(tune.Callback):
         lengths = {f.trial.trial_id: f.trial.max_generations for f in found}
         self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id, lengths)
         self._metrics = Metrics(log.experiment, {f.trial.trial_id: f.trial.config for f in found})
-        self._states: dict[str, str] = {}
+        self._states = dict.fromkeys(lengths, schema.PLANNED)
         self._told = time.monotonic() - _WAIT_SECONDS
         self._found = {f.trial.trial_id: f for f in found}
         self._progress = progress
@@ -333,6 +333,7 @@ class _Follower(tune.Callback):
                     f"waiting for {kind}s: {waiting} trials want {wanted:g} each, live nodes have "
                     f"{live.get(kind, 0.0):g}; asked the cluster for more"
                 )
+                return
 
     def _append(
         self, name: str, status: str, *, generations: int | None = None, reason: str = "", error: str = ""
