@@ -57,7 +57,7 @@ def main() -> None:
     dtypes = dict(reader.run_query(storage, "SELECT trial_id, dtype FROM trials")[1])
     variety = {
         (dtypes[s.trial_id], s.beta, s.seed): s.variety
-        for s in summarise(reader.connect(storage), "precision")
+        for s in summarise(storage, "precision")
         if s.algorithm == "rloo"
     }
     gaps = reader.run_query(

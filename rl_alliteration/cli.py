@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ import duckdb
 import pyarrow
 import tyro
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +38,10 @@ from rl_alliteration.report.command import Report, report
 from rl_alliteration.results import maintenance, reader, schema, verify
 from rl_alliteration.results.storage import check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
+from rl_alliteration.tune import submission
 from rl_alliteration.tune.plan import Sweep, plan, resolve
+from rl_alliteration.watch import REFRESH_SECONDS, Watch
+from rl_alliteration.watch import table as live_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +49,11 @@ class Status:
     """How the trials stand: a row a trial."""
 
     storage: str
-    """Folder of the results."""
+    """Folder or URI of the results."""
     experiment: str | None = None
     """Only this one."""
+    watch: bool = False
+    """Go on showing it, with what comes between two parts; needs no Ray, only the storage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +166,47 @@ class Sample:
     """Hub id or folder of another tokenizer than the model's own."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Submit(Sweep):
+    """Run a sweep as a job of a Ray cluster: its log is followed, its exit code is ours. Takes the flags of `sweep`."""
+
+    address: str | None = None
+    """The dashboard of the cluster. Default: $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, http://127.0.0.1:8265."""
+    no_wait: bool = False
+    """Do not follow the log."""
+    working_dir: str | None = None
+    """Folder that is sent along. Default: the clone that this command runs from, if it does."""
+    pip: Annotated[tuple[str, ...], tyro.conf.arg(metavar="REQUIREMENT ...")] = ()
+    """What the job needs beyond the cluster's own installation: requirements, or a wheel of this machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Stop a job: its trials publish what they have, and the same sweep goes on from there."""
+
+    job: tyro.conf.Positional[str]
+    """Its id, or the name of its experiment."""
+    address: str | None = None
+    """The dashboard of the cluster. Default: as for `submit`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Logs:
+    """Print the log of a job."""
+
+    job: tyro.conf.Positional[str]
+    """Its id, or the name of its experiment."""
+    address: str | None = None
+    """The dashboard of the cluster. Default: as for `submit`."""
+    follow: bool = False
+    """Go on until the job ends, and exit with its code."""
+
+
 COMMANDS = {
     "sweep": Sweep,
+    "submit": Submit,
+    "stop": Stop,
+    "logs": Logs,
     "status": Status,
     "query": Query,
     "verify": Verify,
@@ -191,6 +237,8 @@ def run_preset(preset: str | None = None) -> None:
 
 def _parse(arguments: list[str]) -> Any:
     """The command as one of `COMMANDS`."""
+    if arguments[:1] == ["submit"] and "--" in arguments:  # the flags of sweep may be set apart
+        arguments.remove("--")
     with in_one_line(f"rl-alliteration {arguments[0] if arguments and arguments[0] in COMMANDS else ''}"):
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,  # type: ignore[arg-type]
@@ -230,6 +278,9 @@ def _sections(box: str) -> list[str]:
 def _run(command: Any) -> int:
     handlers: dict[type, Callable[[Any], int]] = {
         Sweep: _sweep,
+        Submit: _submit,
+        Stop: _stop,
+        Logs: _logs,
         Status: _status,
         Query: _query,
         Verify: _verify,
@@ -277,6 +328,8 @@ def _sweep(sweep: Sweep) -> int:
     console = _console()
     sweep = resolve(sweep)
     check_location(sweep.storage)
+    if submission.runs_as_job():
+        submission.check_for_job(sweep)
     storage = None if sweep.dry_run else open_storage(sweep.storage, create=True)
     from rl_alliteration.language_model import load_model
 
@@ -291,10 +344,11 @@ def _sweep(sweep: Sweep) -> int:
     assert storage is not None and sweep.experiment is not None
     if not loaded.has_fast_path:
         console.print(Text(f"{loaded.model.config.model_type}: sampling and scoring by transformers' own code, slower"))
+    submission.use_own_token(submission.ray_address(sweep))
     from rl_alliteration.tune.sweep import run_sweep
 
     outcome = run_sweep(sweep, trials, loaded, storage, console)
-    _print_summaries(console, summarise(reader.connect(storage), sweep.experiment))
+    _print_summaries(console, summarise(storage, sweep.experiment))
     where = shlex.quote(str(storage))
     console.print(Text(f"\nTexts and numbers (Parquet): {storage}/generations"))
     query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
@@ -334,14 +388,85 @@ def _print_plan(console: Console, trials: Sequence[PlannedTrial], parameters: in
 _BYTES_PER_TEXT = 1_300  # measured: Parquet, checksums and TensorBoard of 100-token texts
 
 
+# --- jobs ------------------------------------------------------------------------------------------------
+
+
+def _submit(command: Submit) -> int:
+    sweep = Sweep(**{field.name: getattr(command, field.name) for field in dataclasses.fields(Sweep)})
+    resolved = resolve(sweep)
+    check_location(sweep.storage)
+    submission.check_for_job(sweep)
+    environment = submission.runtime_environment(command.working_dir, command.pip)
+    client = submission.connect(command.address)
+    job = f"{resolved.experiment}-{submission.new_run_id()}"
+    submission.submit(client, dataclasses.replace(sweep, experiment=resolved.experiment), environment, job)
+    address = shlex.quote(client.get_address())
+    say = _say(Console(stderr=True, markup=False, highlight=False, emoji=False))
+    say(f"Job {job}; stop it with: rl-alliteration stop {job} --address {address}")
+    if command.no_wait:
+        say(f"See its log with: rl-alliteration logs {job} --follow --address {address}")
+        return 0
+    return _follow(client, job)
+
+
+def _stop(command: Stop) -> int:
+    client = submission.connect(command.address)
+    job = submission.find_job(client, command.job)
+    state = submission.stop(client, job)
+    words = "is stopped; the same sweep, submitted again, goes on from here"
+    _say(_console())(f"Job {job} {words if state == 'STOPPED' else f'had ended: {state}'}")
+    return 0
+
+
+def _logs(command: Logs) -> int:
+    client = submission.connect(command.address)
+    job = submission.find_job(client, command.job)
+    if command.follow:
+        return _follow(client, job)
+    _write_log(submission.log_of(client, job))
+    return 0
+
+
+def _follow(client: Any, job: str) -> int:
+    try:
+        return submission.follow(client, job, _write_log)
+    except KeyboardInterrupt:
+        print(f"rl-alliteration: the job {job} goes on; only its log is no longer followed", file=sys.stderr)
+        raise
+
+
+def _write_log(text: str) -> None:
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
 # --- results ---------------------------------------------------------------------------------------------
 
 
 def _status(command: Status) -> int:
     storage = open_storage(command.storage)
     reader.trial_ids(storage, command.experiment)
-    _print_summaries(_console(), summarise(reader.connect(storage), command.experiment))
+    if command.watch:
+        return _watch(Watch(storage, command.experiment), _console())
+    _print_summaries(_console(), summarise(storage, command.experiment))
     return 0
+
+
+def _watch(watch: Watch, console: Console) -> int:
+    """In a terminal until it is interrupted; in a log a table now and then, until no driver is left."""
+    if not console.is_terminal:
+        while True:
+            console.print(live_table(watch.look()))
+            if not watch.has_driver():
+                return 0
+            time.sleep(_LOG_SECONDS)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(live_table(watch.look(), max(console.height - 3, 1)), refresh=True)
+            time.sleep(REFRESH_SECONDS)
+
+
+_LOG_SECONDS = 30.0
 
 
 def _query(command: Query) -> int:

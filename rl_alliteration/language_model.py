@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fcntl
 import hashlib
 import logging
 import os
+import re
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -103,7 +106,14 @@ class LanguageModel:
 class LoadedModel:
     """The weights before RL, the tokenizer, and what a trial must know of both."""
 
-    def __init__(self, name: str, model: Any, pretrained_tokenizer: Any, end_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        pretrained_tokenizer: Any,
+        end_tokens: frozenset[int],
+        revision: str | None = None,
+    ) -> None:
         self.name = name
         self.model = model.requires_grad_(False)
         self.pretrained_tokenizer = pretrained_tokenizer
@@ -111,6 +121,8 @@ class LoadedModel:
         self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
         self.end_tokens = end_tokens
         """Ids that end a text; empty if the model has none."""
+        self.revision = revision
+        """The commit that a hub's model was resolved to; None for a folder's."""
         self.weights_fingerprint = fingerprint_weights(model)
         self.tokenizer_fingerprint = fingerprint_tokenizer(self.tokenizer, end_tokens)
 
@@ -166,23 +178,38 @@ def load_model(name: str, *, tokenizer: str | None = None, revision: str | None 
         UserError: there is no such model or tokenizer, or no hub within reach.
     """
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask the hub in the background
+    source = resolve_source(name, "--model")
+    if Path(source).is_dir():
+        return _load(name, source, tokenizer, revision, offline=False)
+    # A commit never changes: what a node has of it needs no hub, and one process fetches it for all of its node.
+    fixed = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+    for locked in (False, True):
+        with _alone_on_this_node(source) if locked else contextlib.nullcontext():
+            if fixed:
+                with contextlib.suppress(UserError):
+                    return _load(name, source, tokenizer, revision, offline=True)
+            if locked:
+                return _load(name, source, tokenizer, revision, offline=_hub_is_out_of_reach(source))
+    raise AssertionError
+
+
+def _load(name: str, source: str, tokenizer: str | None, revision: str | None, *, offline: bool) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    source = resolve_source(name, "--model")
-    offline = _hub_is_out_of_reach(source)
     with _told_in_one_line("--model", name, offline):
         model = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",
             dtype=torch.float32,
             trust_remote_code=False,
+            weights_only=True,  # of a .bin, where there is no safetensors file: nothing else is unpickled
             local_files_only=offline,
         )
     tokenizer_name = tokenizer or name
     tokenizer_source = resolve_source(tokenizer_name, "--tokenizer")
-    offline = offline if tokenizer is None else _hub_is_out_of_reach(tokenizer_source)
+    offline = offline or (tokenizer is not None and _hub_is_out_of_reach(tokenizer_source))
     with _told_in_one_line("--tokenizer", tokenizer_name, offline):
         loaded = AutoTokenizer.from_pretrained(
             tokenizer_source,
@@ -203,7 +230,26 @@ def load_model(name: str, *, tokenizer: str | None = None, revision: str | None 
     end = model.config.eos_token_id if end is None else end
     end = loaded.eos_token_id if end is None else end
     end_tokens = frozenset([] if end is None else [end] if isinstance(end, int) else end)
-    return LoadedModel(name, model, loaded, end_tokens)
+    return LoadedModel(name, model, loaded, end_tokens, _commit(source, revision))
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit of a hub's model that is in this machine's cache."""
+    if Path(source).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json", revision=revision or "main")
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+@contextlib.contextmanager
+def _alone_on_this_node(source: str) -> Iterator[None]:
+    """One process of this user and node at a time: the others find what it has fetched in the cache."""
+    name = f"rl_alliteration-{os.getuid()}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.lock"
+    with open(Path(tempfile.gettempdir()) / name, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def resolve_source(name: str, field: str) -> str:

@@ -48,6 +48,8 @@ class TrialRun:
         )
         self._saved: int | None = trainer.generation if self.resumed_at else None
         self._saved_as_end = False
+        self.parts_written = 0
+        self.checkpoints_written = 0
 
     @property
     def done(self) -> bool:
@@ -92,12 +94,14 @@ class TrialRun:
         """
         generation = self.trainer.generation
         self._may_publish()
+        self.parts_written += bool(self.writer.pending)
         self.writer.write_part(before_removal=self._forget_checkpoints_after)
         self._tensorboard.publish()
         if self._saved != generation or (end and not self._saved_as_end):
             self._may_publish()
             self.checkpoints.save(self.trainer, end=end)
             self._saved, self._saved_as_end = generation, end
+            self.checkpoints_written += 1
             self.checkpoints.prune(self._keep)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from trials import EXPERIMENT, open_run, planned, rows, run_trial
 from rl_alliteration import kl_control
 from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.kl_control import next_beta
-from rl_alliteration.results import reader, schema
+from rl_alliteration.results import schema
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.results.writer import encode_part, read_part
@@ -68,7 +68,7 @@ def test_each_row_says_the_coefficient_that_was_used(controlled):
         assert all(row["beta"] == pytest.approx(next_beta(beta, kl, 0.01), rel=1e-12) for row in following)
     assert len({row["beta"] for row in stored}) == 6
     assert verify_trial(storage, EXPERIMENT, trial.trial_id).problem is None
-    (summary,) = summarise(reader.connect(storage))
+    (summary,) = summarise(storage)
     assert (summary.beta, summary.target_kl) == (5, 0.01)
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import statistics
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import duckdb
+import pyarrow as pa
 
 from rl_alliteration.analysis.diversity import repetition, variety
 from rl_alliteration.analysis.prompts import variety_within_and_across
+from rl_alliteration.results.reader import connect, last_rows, parts_by_trial
+from rl_alliteration.results.storage import Storage
 
 LAST = 100
 """Generations that the numbers of a summary are of."""
@@ -44,51 +50,63 @@ class TrialSummary:
     error: str
 
 
-def summarise(connection: duckdb.DuckDBPyConnection, experiment: str | None = None) -> list[TrialSummary]:
-    """Summaries of all trials, or of one experiment's, by algorithm, beta and seed.
+_COLUMNS = ("generation", "text", "prompt", "raw_reward", "kl_penalty")
+_READERS = 8  # an object store answers slowly, but many at a time
+
+
+def summarise(
+    storage: Storage, experiment: str | None = None, only: Collection[tuple[str, str]] | None = None
+) -> list[TrialSummary]:
+    """Summaries of trials, by algorithm, beta and seed. Reads the ends of the trials alone.
 
     Args:
-        connection: with the views of `results.reader.connect`.
+        storage: the results.
         experiment: only this one.
+        only: only these trials, as (experiment, trial id).
     """
-    connection.execute("SET VARIABLE chosen = ?", [experiment])
-    answer = connection.execute(
-        f"""
-        WITH ends AS (
-            SELECT experiment, trial_id, max(generation) AS last
-            FROM generations WHERE getvariable('chosen') IS NULL OR experiment = getvariable('chosen')
-            GROUP BY ALL
-        ), lasts AS (
-            SELECT experiment, trial_id, last + 1 AS generations, avg(raw_reward) AS raw_reward,
-                   avg(kl_penalty) AS kl_penalty, list(text ORDER BY generation) AS texts,
-                   list(prompt ORDER BY generation) AS prompts
-            FROM generations JOIN ends USING (experiment, trial_id)
-            WHERE generation > last - {LAST} GROUP BY ALL
-        )
-        SELECT experiment, trial_id, algorithm, beta, config, seed, status, reason,
-               coalesce(lasts.generations, 0) AS generations, max_generations,
-               raw_reward, kl_penalty, texts, prompts, error
-        FROM trials LEFT JOIN lasts USING (experiment, trial_id)
-        WHERE getvariable('chosen') IS NULL OR experiment = getvariable('chosen')
-        ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, seed, trial_id
+    answer = connect(storage).execute(
         """
+        SELECT experiment, trial_id, algorithm, beta, config, seed, status, reason, max_generations, error FROM trials
+        WHERE $chosen IS NULL OR experiment = $chosen
+        ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, seed, trial_id
+        """,
+        {"chosen": experiment},
     )
     names = [column[0] for column in answer.description]
-    return [_summary(dict(zip(names, row, strict=True))) for row in answer.fetchall()]
+    events = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    chosen = [event for event in events if only is None or (event["experiment"], event["trial_id"]) in only]
+    parts = parts_by_trial(storage, experiment)
+    read = functools.partial(last_rows, storage, count=LAST, columns=_COLUMNS)
+    paths = [parts.get((event["experiment"], event["trial_id"]), []) for event in chosen]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(map(_summary, chosen, pool.map(lambda found: read(found) if found else None, paths)))
 
 
-def _summary(row: dict[str, Any]) -> TrialSummary:
-    config: str = row.pop("config")
-    texts, prompts = row.pop("texts") or [], row.pop("prompts") or []
+def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
     nan = float("nan")
+    event["target_kl"] = json.loads(event.pop("config")).get("target_kl")
+    if last is None:
+        return TrialSummary(
+            **event,
+            generations=0,
+            raw_reward=nan,
+            kl_penalty=nan,
+            variety=nan,
+            variety_within=nan,
+            variety_across=nan,
+            repetition=nan,
+            last_text="",
+        )
+    texts, prompts = last["text"].to_pylist(), last["prompt"].to_pylist()
     within, across = variety_within_and_across(texts, prompts) if len(set(prompts)) > 1 else (nan, nan)
-    told: dict[str, Any] = {name: nan if value is None else value for name, value in row.items()}
     return TrialSummary(
-        **told,
-        target_kl=json.loads(config).get("target_kl"),
+        **event,
+        generations=last["generation"][-1].as_py() + 1,
+        raw_reward=statistics.fmean(last["raw_reward"].to_pylist()),
+        kl_penalty=statistics.fmean(last["kl_penalty"].to_pylist()),
         variety=variety(texts),
         variety_within=within,
         variety_across=across,
-        repetition=sum(map(repetition, texts)) / len(texts) if texts else nan,
-        last_text=texts[-1] if texts else "",
+        repetition=sum(map(repetition, texts)) / len(texts),
+        last_text=texts[-1],
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rl_alliteration.errors import UserError
 from rl_alliteration.results import schema
@@ -98,6 +100,31 @@ def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str
 def parts(storage: Storage, dataset: str, experiment: str, trial_id: str) -> list[str]:
     """Paths of a trial's parts, in the order of their numbers."""
     return part_paths(storage, dataset, experiment, trial_id)
+
+
+def parts_by_trial(storage: Storage, experiment: str | None = None) -> dict[tuple[str, str], list[str]]:
+    """Paths of the parts of texts of all trials, by (experiment, trial id), in the order of their numbers."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for match in map(_PART.fullmatch, storage.list("generations")):
+        if match is not None and experiment in (None, match["experiment"]):
+            found.setdefault((match["experiment"], match["trial_id"]), []).append(match[0])
+    for paths in found.values():
+        paths.sort(key=schema.part_number)
+    return found
+
+
+def last_rows(storage: Storage, paths: Sequence[str], count: int, columns: Sequence[str]) -> pa.Table:
+    """The last `count` rows of parts that follow on one another; opens no more of them than it needs."""
+    tables: list[pa.Table] = []
+    missing = count
+    for path in reversed(paths):
+        if missing <= 0:
+            break
+        with storage.open(path) as file, pq.ParquetFile(file) as part:
+            table = part.read(columns=list(columns), use_threads=False)
+        tables.insert(0, table.slice(max(table.num_rows - missing, 0)))
+        missing -= table.num_rows
+    return pa.concat_tables(tables)
 
 
 def last_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, Any] | None:

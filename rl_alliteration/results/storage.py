@@ -108,12 +108,8 @@ class Storage:
 
     def list(self, folder: str) -> list[str]:
         """Paths of all files below a folder, sorted; none if there is no such folder."""
-        base = self.root / folder
-        return sorted(
-            (Path(parent) / name).relative_to(self.root).as_posix()
-            for parent, _, names in os.walk(base)
-            for name in names
-        )
+        start = len(str(self.root)) + 1
+        return sorted(f"{parent[start:]}/{name}" for parent, _, names in os.walk(self.root / folder) for name in names)
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from rl_alliteration.watch import duration
+
 _LOG_SECONDS = 15.0
 
 
@@ -44,6 +46,10 @@ class Progress:
         self._latest[trial_id] = result
         self._show()
 
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(message), soft_wrap=True)
+
     def end(self, trial_id: str) -> None:
         """A trial will report no more."""
         self._finished.add(trial_id)
@@ -57,7 +63,7 @@ class Progress:
         speed = (done - sum(self._begin.values())) / seconds if seconds > 1 else 0.0
         words = [f"{len(self._finished)}/{len(self._end)} trials", f"{done:,}/{total:,} texts"]
         if speed > 0:
-            words += [f"{speed:.1f} texts/s", f"about {_duration((total - done) / speed)} left"]
+            words += [f"{speed:.1f} texts/s", f"about {duration((total - done) / speed)} left"]
         running = [
             f"{name.rsplit('-', 1)[0]}: reward {result['raw_reward']:.1f}, KL {result['kl_penalty']:.2f}"
             for name, result in self._latest.items()
@@ -71,9 +77,3 @@ class Progress:
         elif time.monotonic() - self._last_log >= _LOG_SECONDS:
             self._last_log = time.monotonic()
             self._console.print(Text(self.line()), soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -7,7 +7,6 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.text import Text
 
@@ -26,17 +26,23 @@ from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.language_model import LoadedModel
 from rl_alliteration.results import schema
+from rl_alliteration.results.heartbeat import Heartbeat
 from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
 from rl_alliteration.rewards import get_reward, parse
+from rl_alliteration.tune.metrics import Metrics, provide_dashboard
 from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, stop_reasons
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.resume import Found, Standing, find
+from rl_alliteration.tune.submission import TOKEN_HELP, new_run_id, ray_address
 from rl_alliteration.tune.trainable import TrialSetup, TrialTrainable
 
 STOP_SECONDS = 20.0
 """How long a stop waits for trials to publish: a job's grace period is 30 s."""
+_WAIT_SECONDS = 30.0
+_PROBE_SECONDS = 60.0
+_STATES = (schema.PLANNED, schema.RUNNING, schema.STOPPED, schema.FINISHED, schema.FAILED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,7 @@ def run_sweep(
         Failure: there is no such cluster, or another driver has the experiment.
     """
     assert sweep.experiment
-    address = sweep.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address(sweep)
     if address == "local":
         check_resources(sweep, local_resources())
     run_id = new_run_id()
@@ -87,6 +93,8 @@ def run_sweep(
         with _ray(address), stop.listening():  # Ray takes the signals when it starts
             available = cluster_capacity()
             check_resources(sweep, available)
+            check_shared(storage)
+            provide_dashboard()
             errors = _run_trials(sweep, to_run, loaded, storage, console, run_id, lease, stop, available)
         return Outcome({**left_alone, **errors}, stop.signal)
     finally:
@@ -114,6 +122,7 @@ def _run_trials(
     record = {
         "run_id": run_id,
         "sweep": vars(sweep),
+        "model_revision": loaded.revision,
         "trials": [f.trial.trial_id for f in found],
         "versions": versions,
         "host": platform.node(),
@@ -129,7 +138,7 @@ def _run_trials(
             run_id=run_id,
             epoch=lease.epoch,
             tokenizer=sweep.tokenizer,
-            revision=sweep.revision,
+            revision=loaded.revision or sweep.revision,
             gpu=gpus > 0,
             keep_checkpoints=checkpoints_kept(sweep),
             stop_on=stop_reasons(sweep),
@@ -144,7 +153,8 @@ def _run_trials(
     filesystem, root = storage.pyarrow()
     spans = {f.trial.trial_id: (f.generations, f.trial.max_generations) for f in found}
     with Progress(console, spans) as progress:
-        follower = _Follower(log, found, progress, stop)
+        wanted = {"GPU": gpus, "CPU": float(sweep.cpus_per_trial)}
+        follower = _Follower(log, found, progress, stop, wanted)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": sweep.cpus_per_trial, "gpu": gpus}),
             param_space={"setup": tune.grid_search([setup.to_tune() for setup in setups])},
@@ -225,16 +235,31 @@ class _Stopper(tune.Stopper):
             Superseded: another driver has taken over; trials that were refused would be tried again and again.
         """
         self._lease.check()
+        self._follower.tick()
         if self._stop.signal is None:
             return False
         return not self._follower.running or time.monotonic() - self._stop.since > STOP_SECONDS
 
 
 class _Follower(tune.Callback):
-    """Writes the event log and shows progress: the driver is the only one who writes events."""
+    """Writes event log and heartbeat and shows progress: the driver is the only one who writes events."""
 
-    def __init__(self, log: EventLog, found: Sequence[Found], progress: Progress, stop: _StopRequest) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        found: Sequence[Found],
+        progress: Progress,
+        stop: _StopRequest,
+        wanted: Mapping[str, float],
+    ) -> None:
+        """`wanted`: resources of one trial."""
         self._log = log
+        self._wanted = wanted
+        lengths = {f.trial.trial_id: f.trial.max_generations for f in found}
+        self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id, lengths)
+        self._metrics = Metrics(log.experiment, {f.trial.trial_id: f.trial.config for f in found})
+        self._states = dict.fromkeys(lengths, schema.PLANNED)
+        self._told = time.monotonic() - _WAIT_SECONDS
         self._found = {f.trial.trial_id: f for f in found}
         self._progress = progress
         self._stop = stop
@@ -261,6 +286,8 @@ class _Follower(tune.Callback):
         if result["diverged_at"] >= 0 and name not in self._diverged:
             self._diverged.add(name)
             self._append(name, schema.RUNNING, reason=f"diverged_at {result['diverged_at']}")
+        speed = self._heartbeat.report(name, result)
+        self._metrics.report(name, result, speed)
         self._progress.report(name, result["generations"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -287,8 +314,15 @@ class _Follower(tune.Callback):
         self.errors[name] = _error_line(trial)
         self._append(name, schema.FAILED, error=self.errors[name])
 
+    def tick(self) -> None:
+        """Asked again and again while the sweep runs."""
+        self._heartbeat.beat()
+        if not self.running and self._ended != self._found.keys() and self._stop.signal is None:
+            self._say_what_is_missing()
+
     def end(self) -> None:
         """Write `stopped` for trials that a stop kept from running."""
+        self._heartbeat.beat(at_once=True)
         if self._stop.signal is not None:
             for name in self._found.keys() - self._ended:
                 self._append(name, schema.STOPPED, reason=self._stop.reason)
@@ -296,11 +330,30 @@ class _Follower(tune.Callback):
     def _end(self, name: str) -> None:
         self.running.discard(name)
         self._ended.add(name)
+        self._heartbeat.end(name)
+        self._metrics.end(name)
         self._progress.end(name)
+
+    def _say_what_is_missing(self) -> None:
+        """A line now and then while no node is there that could run a trial."""
+        if time.monotonic() - self._told < _WAIT_SECONDS:
+            return
+        self._told = time.monotonic()
+        live = ray.cluster_resources()
+        for kind, wanted in self._wanted.items():
+            if wanted > live.get(kind, 0.0):
+                waiting = len(self._found) - len(self._ended)
+                self._progress.say(
+                    f"waiting for {kind}s: {waiting} trials want {wanted:g} each, live nodes have "
+                    f"{live.get(kind, 0.0):g}; asked the cluster for more"
+                )
+                return
 
     def _append(
         self, name: str, status: str, *, generations: int | None = None, reason: str = "", error: str = ""
     ) -> None:
+        self._states[name] = status
+        self._metrics.states({state: list(self._states.values()).count(state) for state in _STATES})
         result = self._latest.get(name, {})
         if generations is None:
             generations = int(result.get("published", self._found[name].generations))
@@ -313,11 +366,6 @@ class _Follower(tune.Callback):
             reason=reason,
             error=error,
         )
-
-
-def new_run_id() -> str:
-    """Unique for each invocation, and in the order of time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
 
 
 def local_resources() -> dict[str, float]:
@@ -355,6 +403,38 @@ def check_resources(sweep: Sweep, available: Mapping[str, float]) -> None:
             )
 
 
+def check_shared(storage: Storage) -> None:
+    """Have each other node write to a folder of results, and look for it here.
+
+    Raises:
+        UserError: a node has a folder of its own there.
+    """
+    if storage.folder("") is None:
+        return
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    probes = {node["NodeManagerHostname"]: f"staging/probe-{uuid.uuid4().hex}" for node in others}
+    written = [
+        _write_probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)).remote(
+            str(storage), path
+        )
+        for node, path in zip(others, probes.values(), strict=True)
+    ]
+    ray.wait(written, num_returns=len(written), timeout=_PROBE_SECONDS) if written else None
+    for host, path in probes.items():
+        if not storage.exists(path):
+            raise UserError(
+                f"--storage: what the node {host} writes to {str(storage)!r} is not seen here; "
+                "give a folder that all nodes share, or s3://bucket/prefix"
+            )
+        storage.delete(path)
+
+
+@ray.remote(num_cpus=0)
+def _write_probe(root: str, path: str) -> None:
+    Storage(root).put(path, b"")
+
+
 def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, sweep: Sweep) -> None:
     """Keep the tokenizer and a card with the results, so that texts can be checked without the model."""
     folder = f"models/{trial.config.model_fingerprint}"
@@ -363,7 +443,7 @@ def store_model(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, swee
         "weights": loaded.weights_fingerprint,
         "tokenizer": loaded.tokenizer_fingerprint,
         "tokenizer_source": sweep.tokenizer,
-        "revision": sweep.revision,
+        "revision": loaded.revision or sweep.revision,
         "end_tokens": sorted(loaded.end_tokens),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "model_type": loaded.model.config.model_type,
@@ -400,7 +480,9 @@ def _ray(address: str) -> Iterator[None]:
         else:
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        raise Failure(f"no Ray at {address!r}: {' '.join(str(error).split())[:300]}") from error
+        raise Failure(
+            f"no Ray at {address!r}: {' '.join(str(error).split())[:300]}; if it wants a token: {TOKEN_HELP}"
+        ) from error
     try:
         yield
     finally:

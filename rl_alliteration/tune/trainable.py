@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
+import math
 import os
 import socket
 import time
@@ -14,15 +16,20 @@ from typing import Any
 
 from ray import tune
 
+from rl_alliteration.analysis.diversity import variety
 from rl_alliteration.analysis.stopping import Watch
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
-from rl_alliteration.results.lease import check_epoch
+from rl_alliteration.results.lease import check_epoch, lease_path
 from rl_alliteration.results.storage import storage_at
 from rl_alliteration.results.writer import PlannedTrial
 
 REPORT_SECONDS = 2.0
 """How often a trial tells Tune where it is."""
+FAKE_GPUS = "RL_ALLITERATION_FAKE_GPUS"
+"""Set where Ray is told of GPUs that are not there, to test placement: trials compute on the CPU."""
+_VARIETY_SECONDS = 10.0  # comparing 100 texts takes some ms
+_VARIETY_TEXTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +75,8 @@ class TrialTrainable(tune.Trainable):
         self._reported = False
         self._failure = ""
         self._device_name = "cpu"
+        self._texts: collections.deque[str] = collections.deque(maxlen=_VARIETY_TEXTS)
+        self._variety, self._variety_at = math.nan, 0.0
         self._begin(TrialSetup.from_tune(config["setup"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -82,15 +91,15 @@ class TrialTrainable(tune.Trainable):
         """Run groups until it is time to report or a part was published."""
         until = time.monotonic() + (REPORT_SECONDS if self._reported else 0.0)
         self._reported = True
-        raw_rewards: list[float] = []
-        kl_penalties: list[float] = []
+        texts: list[dict[str, Any]] = []
+        updates: list[dict[str, Any]] = []
         run = self._run
         try:
             while not run.done and not self._watch.reason:
                 step = run.step()
                 self._watch.add(step.texts)
-                raw_rewards += [row["raw_reward"] for row in step.texts]
-                kl_penalties += [row["kl_penalty"] for row in step.texts]
+                texts += step.texts
+                updates += [step.update] if step.update else []
                 if run.published or time.monotonic() >= until:
                     break
         except Failure as failure:  # told to the driver, not raised: another try would end the same way
@@ -102,8 +111,11 @@ class TrialTrainable(tune.Trainable):
             "stopped": self._watch.reason,
             "generations": run.trainer.generation,
             "published": run.published_generations,
-            "raw_reward": sum(raw_rewards) / max(len(raw_rewards), 1),
-            "kl_penalty": sum(kl_penalties) / max(len(kl_penalties), 1),
+            **{name: _mean(texts, name, 0.0) for name in ("raw_reward", "kl_penalty")},
+            **{name: _mean(updates, name, math.nan) for name in ("entropy", "sample_seconds", "train_seconds")},
+            "variety": self._variety_of_last(texts),
+            "parts": run.parts_written,
+            "checkpoints": run.checkpoints_written,
             "device": self._device_name,
             "host": socket.gethostname(),
             "resumed_at": run.resumed_at,
@@ -134,6 +146,12 @@ class TrialTrainable(tune.Trainable):
         if self._run is not None:
             self._run.close()
 
+    def _variety_of_last(self, texts: list[dict[str, Any]]) -> float:
+        self._texts.extend(row["text"] for row in texts)
+        if time.monotonic() - self._variety_at > _VARIETY_SECONDS:
+            self._variety, self._variety_at = variety(list(self._texts)), time.monotonic()
+        return self._variety
+
     def _begin(self, setup: TrialSetup) -> None:
         import torch
 
@@ -144,13 +162,18 @@ class TrialTrainable(tune.Trainable):
         self._setup = setup
         self._reported = False
         self._failure = ""
+        self._texts.clear()
+        self._variety, self._variety_at = math.nan, 0.0
         trial, config = setup.trial, setup.trial.config
         torch.set_num_threads(config.threads)
         # On a GPU some operations have no deterministic kernel in every version: told, not refused.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=setup.gpu)
-        device = torch.device("cuda" if setup.gpu else "cpu")
-        self._device_name = torch.cuda.get_device_name() if setup.gpu else "cpu"
+        on_gpu = setup.gpu and FAKE_GPUS not in os.environ
+        if on_gpu and not torch.cuda.is_available():
+            raise Failure(f"torch finds no GPU on {socket.gethostname()}, though Ray gave one: see to its driver")
+        device = torch.device("cuda" if on_gpu else "cpu")
+        self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
         if self._loaded is None or self._loaded.weights_fingerprint != config.weights:
             self._loaded = load_model(trial.model, tokenizer=setup.tokenizer, revision=setup.revision)
             self._reference = self._loaded.reference(device)
@@ -166,6 +189,11 @@ class TrialTrainable(tune.Trainable):
             self._reference,
         )
         storage = storage_at(setup.storage)
+        if not storage.exists(lease_path(setup.experiment)):  # the driver has written it
+            raise Failure(
+                f"the folder {setup.storage!r} of {socket.gethostname()} is not the driver's; "
+                "give a --storage that all nodes share, or s3://bucket/prefix"
+            )
         self._run = TrialRun(
             trainer,
             trial,
@@ -178,3 +206,7 @@ class TrialTrainable(tune.Trainable):
         self._watch = Watch(setup.stop_on if trainer.algorithm else ())
         if self._watch.reasons:
             self._watch.add(self._run.stored_texts())
+
+
+def _mean(rows: list[dict[str, Any]], name: str, otherwise: float) -> float:
+    return sum(row[name] for row in rows) / len(rows) if rows else otherwise

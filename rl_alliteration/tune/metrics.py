@@ -1,0 +1,86 @@
+"""A sweep's numbers for Prometheus, through `ray.util.metrics`, and the Grafana dashboard that shows them.
+
+The driver sets them from what trials report: Ray exports them, as `ray_rl_alliteration_…`, where it exports its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections import Counter as Tally
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from rl_alliteration.config import TrialConfig
+
+TAGS = ("experiment", "trial", "algorithm", "beta", "seed")
+GAUGES = {
+    "raw_reward": "Mean raw reward of the texts since the last report",
+    "kl_penalty": "Mean KL penalty of the texts since the last report, nats",
+    "entropy": "Mean entropy over sampled positions, nats",
+    "variety": "Variety of the last 100 texts",
+    "generations": "Texts so far",
+    "generations_per_second": "Texts per second",
+    "sample_seconds": "Seconds of sampling a group",
+    "train_seconds": "Seconds of scoring a group and updating",
+}
+COUNTERS = {"parts": "Parquet parts written", "checkpoints": "Checkpoints written"}
+PREFIX = "rl_alliteration_"
+DASHBOARD = files("rl_alliteration") / "tune" / "grafana_dashboard.json"
+
+
+class Metrics:
+    """Gauges and counters of one experiment's trials."""
+
+    def __init__(self, experiment: str, trials: Mapping[str, TrialConfig]) -> None:
+        self._experiment = experiment
+        self._tags = {
+            name: {"experiment": experiment, "trial": name, "algorithm": config.algorithm,
+                   "beta": f"{config.beta:g}", "seed": str(config.seed)}
+            for name, config in trials.items()
+        }  # fmt: skip
+        self._gauges = {name: Gauge(PREFIX + name, text, TAGS) for name, text in GAUGES.items()}
+        self._counters = {name: Counter(PREFIX + name, text, TAGS) for name, text in COUNTERS.items()}
+        self._counted: Tally[tuple[str, str]] = Tally()
+        self._states = Gauge(PREFIX + "trials", "Trials by state", ("experiment", "state"))
+
+    def report(self, trial_id: str, result: Mapping[str, Any], speed: float) -> None:
+        """A trial has reported; `speed` in generations per second."""
+        tags = self._tags[trial_id]
+        values = {**result, "generations_per_second": speed}
+        for name, gauge in self._gauges.items():
+            if math.isfinite(values[name]):
+                gauge.set(values[name], tags)
+        for name, counter in self._counters.items():
+            new = result[name] - self._counted[trial_id, name]
+            if new < 0:  # the trial started again, on another actor
+                new = result[name]
+            if new:
+                counter.inc(new, tags)
+            self._counted[trial_id, name] = result[name]
+
+    def end(self, trial_id: str) -> None:
+        """A trial runs no more."""
+        self._gauges["generations_per_second"].set(0.0, self._tags[trial_id])
+
+    def states(self, counts: Mapping[str, int]) -> None:
+        """How many trials are in each state."""
+        for state, count in counts.items():
+            self._states.set(count, {"experiment": self._experiment, "state": state})
+
+
+def provide_dashboard() -> None:
+    """Put our Grafana dashboard beside Ray's own on this node: Grafana, started with Ray's configuration, shows it."""
+    node = ray._private.worker._global_node
+    if node is None:
+        return
+    folder = Path(node.get_session_dir_path()) / "metrics" / "grafana" / "dashboards"
+    if folder.is_dir():  # only a head has it
+        with contextlib.suppress(OSError):  # another user's head
+            shutil.copyfile(str(DASHBOARD), folder / "rl_alliteration_dashboard.json")
