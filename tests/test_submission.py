@@ -18,10 +18,23 @@ from rl_alliteration.tune.plan import Sweep
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 
 
-@given(prompt=words, storage=words, rate=st.floats(1e-9, 1.0), betas=st.lists(st.floats(0, 1e6), max_size=3))
+@given(
+    prompt=st.lists(words, max_size=3),
+    storage=words,
+    rate=st.floats(1e-9, 1.0),
+    betas=st.lists(st.floats(0, 1e6), max_size=3),
+)
 def test_a_sweep_is_the_same_on_the_other_side_of_the_command_line(prompt, storage, rate, betas):
-    sweep = Sweep(storage=storage, prompt=prompt, learning_rate=rate, beta=tuple(betas), seed=(1, 2), as_published=True)
+    sweep = Sweep(
+        storage=storage, prompt=tuple(prompt), learning_rate=rate, beta=tuple(betas), seed=(1, 2), as_published=True
+    )
     assert cli._parse(submission.sweep_arguments(sweep)) == sweep
+
+
+def test_a_file_of_prompts_is_read_on_this_side(tmp_path):
+    (tmp_path / "prompts.txt").write_text("One day\n\n--x\n")
+    sweep = Sweep(storage="/s", prompts=str(tmp_path / "prompts.txt"))
+    assert submission.sweep_arguments(sweep) == ["sweep", "--storage=/s", "--prompt=One day", "--prompt=--x"]
 
 
 HOSTILE = ["a b", "it's", '"', "a; touch pwned", "$(touch pwned)", "`x`", "two\nlines", "--x", "*"]
@@ -29,7 +42,7 @@ HOSTILE = ["a b", "it's", '"', "a; touch pwned", "$(touch pwned)", "`x`", "two\n
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_shell_takes_nothing_out_of_the_entry_point(tmp_path, text):
-    entry = submission.entry_point(Sweep(storage="/s", experiment="e", prompt=text, beta=(0.0,)))
+    entry = submission.entry_point(Sweep(storage="/s", experiment="e", prompt=(text,), beta=(0.0,)))
     script = entry.replace("python -m rl_alliteration.cli", "printf '%s\\0'", 1)
     seen = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert seen.split("\0")[:-1] == ["sweep", "--storage=/s", "--experiment=e", "--beta", "0.0", f"--prompt={text}"]

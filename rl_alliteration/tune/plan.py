@@ -185,7 +185,7 @@ def resolve(sweep: Sweep) -> Sweep:
         rate = preset.storyteller_learning_rate
     resolved = dataclasses.replace(
         sweep,
-        prompt=_prompts(sweep),
+        prompt=prompts_of(sweep),
         prompts=None,
         experiment=check_experiment_name(experiment),
         algorithm=_unique(sweep.algorithm or preset.algorithm),
@@ -298,8 +298,12 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
     ]
 
 
-def _prompts(sweep: Sweep) -> tuple[str, ...]:
-    """The prompts, once each, in the order given."""
+def prompts_of(sweep: Sweep) -> tuple[str, ...]:
+    """The prompts, of the flags or the file, once each, in the order given.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or there are both.
+    """
     if sweep.prompts is None:
         return _unique(sweep.prompt) or (STUDY_PROMPT,)
     if sweep.prompt:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import rl_alliteration
 from rl_alliteration.errors import Failure, UserError
-from rl_alliteration.tune.plan import Sweep
+from rl_alliteration.tune.plan import Sweep, prompts_of
 
 DASHBOARD = "http://127.0.0.1:8265"
 """Where a head's dashboard is, and the end of an SSH tunnel to it."""
@@ -75,11 +75,16 @@ def sweep_arguments(sweep: Sweep) -> list[str]:
     words = ["sweep"]
     for field in dataclasses.fields(Sweep):
         value = getattr(sweep, field.name)
+        if field.name == "prompts" and value is not None:  # its file is here, not there
+            words += [f"--prompt={prompt}" for prompt in prompts_of(sweep)]
+            continue
         flag = "--" + field.name.replace("_", "-")
         if value == field.default or field.name == "address":  # a job has its cluster's
             continue
         if isinstance(value, bool):
             words.append(flag)
+        elif field.name == "prompt":
+            words += [f"{flag}={prompt}" for prompt in value]
         elif isinstance(value, tuple):
             words += [flag, *map(str, value)]
         else:
