@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,8 +66,14 @@ def summarise(
     parts = parts_by_trial(storage, experiment)
     read = functools.partial(last_rows, storage, count=LAST, columns=("generation", "text", "raw_reward", "kl_penalty"))
     paths = [parts.get((event["experiment"], event["trial_id"]), []) for event in chosen]
+
+    def last(found: Sequence[str]) -> pa.Table | None:
+        return read(found) if found else None
+
+    if storage.folder("") is not None:  # threads would only wait for one another
+        return list(map(_summary, chosen, map(last, paths)))
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(map(_summary, chosen, pool.map(lambda found: read(found) if found else None, paths)))
+        return list(map(_summary, chosen, pool.map(last, paths)))
 
 
 def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
