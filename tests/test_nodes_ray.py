@@ -93,7 +93,7 @@ def test_a_lost_nodes_trials_move_and_nothing_is_lost(tmp_path, tiny_gpt_neo_fol
                 wait_for(
                     lambda count=count: len(places()) == count, 90, lambda: f"{places()} {node_logs(head)} {said()}"
                 )
-            wait_for(lambda: scraped(head.metrics_port).get("raw_reward"), 60, said)
+            wait_for(lambda: scraped(head.metrics_port).get("generations_per_second"), 60, said)
             metrics = scraped(head.metrics_port)
             kill_node(nodes[0])
             assert driver.wait(300) == 0, said()

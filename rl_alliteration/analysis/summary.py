@@ -6,14 +6,15 @@ import dataclasses
 import functools
 import json
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
-from rl_alliteration.analysis.diversity import repetition, variety
+from rl_alliteration.analysis.diversity import mean_variety, overlaps, repetitions
 from rl_alliteration.analysis.prompts import variety_within_and_across
+from rl_alliteration.analysis.words import Words
 from rl_alliteration.results.reader import connect, last_rows, parts_by_trial
 from rl_alliteration.results.storage import Storage
 
@@ -78,8 +79,14 @@ def summarise(
     parts = parts_by_trial(storage, experiment)
     read = functools.partial(last_rows, storage, count=LAST, columns=_COLUMNS)
     paths = [parts.get((event["experiment"], event["trial_id"]), []) for event in chosen]
+
+    def last(found: Sequence[str]) -> pa.Table | None:
+        return read(found) if found else None
+
+    if storage.folder("") is not None:  # threads would only wait for one another
+        return list(map(_summary, chosen, map(last, paths)))
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(map(_summary, chosen, pool.map(lambda found: read(found) if found else None, paths)))
+        return list(map(_summary, chosen, pool.map(last, paths)))
 
 
 def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
@@ -98,15 +105,16 @@ def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
             last_text="",
         )
     texts, prompts = last["text"].to_pylist(), last["prompt"].to_pylist()
+    words = Words.of(texts)
     within, across = variety_within_and_across(texts, prompts) if len(set(prompts)) > 1 else (nan, nan)
     return TrialSummary(
         **event,
         generations=last["generation"][-1].as_py() + 1,
         raw_reward=statistics.fmean(last["raw_reward"].to_pylist()),
         kl_penalty=statistics.fmean(last["kl_penalty"].to_pylist()),
-        variety=variety(texts),
+        variety=mean_variety(overlaps(words)),
         variety_within=within,
         variety_across=across,
-        repetition=sum(map(repetition, texts)) / len(texts),
+        repetition=float(repetitions(words).mean()),
         last_text=texts[-1],
     )
