@@ -14,7 +14,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/rl-alliteration sweep --preset quickstart --storage $(STORAGE)
 
 test: lint
-	$(BIN)/python -m pytest -m "not chaos" --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not chaos" --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

@@ -25,17 +25,12 @@ settings.register_profile("repository", deadline=None, derandomize=True, databas
 settings.load_profile("repository")
 
 VOCABULARY = 2048  # the storyteller's
-COSTLY = {"swept", "head", "browser", "server"}
-"""Fixtures that start a Ray, a browser or a server for all tests of their file."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(marker) for marker in ("ray", "chaos", "browser")):
             item.add_marker(pytest.mark.unit)
-        # Two processes share the tests; those that need one costly thing stay together.
-        for costly in COSTLY & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(costly))
 
 
 def trial_config(loaded: LoadedModel, **changes: Any) -> TrialConfig:
