@@ -116,6 +116,7 @@ class LoadedModel:
     ) -> None:
         self.name = name
         self.model = model.requires_grad_(False)
+        self._references: dict[tuple[torch.device, torch.dtype], LanguageModel] = {}
         self.pretrained_tokenizer = pretrained_tokenizer
         """As transformers has it: to be saved beside an exported model."""
         self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
@@ -141,9 +142,12 @@ class LoadedModel:
         return LanguageModel(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype)
 
     def reference(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
-        """The frozen weights: these themselves on a CPU, once in memory for all trials, else a copy."""
-        frozen = self.model if torch.device(device).type == "cpu" else copy.deepcopy(self.model).to(device)
-        return LanguageModel(frozen, dtype)
+        """The frozen weights, once for all trials: these themselves on a CPU, a copy on another device."""
+        kept = (torch.device(device), dtype or self.model.dtype)
+        if kept not in self._references:
+            frozen = self.model if kept[0].type == "cpu" else copy.deepcopy(self.model).to(device)
+            self._references[kept] = LanguageModel(frozen, dtype)
+        return self._references[kept]
 
     @staticmethod
     def fastest_dtype(*, gpu: bool) -> str:

@@ -52,8 +52,12 @@ def linear(
     elif differentiable:
         product = _Linear.apply(x.reshape(rows, -1), weight, bias, dtype).view(*x.shape[:-1], -1)
     else:
+        # In low precision the activation is of the rounded product, as where it is differentiable: the reference
+        # must score as the policy does.
+        fused = gelu and dtype == torch.float32
         flat = x.reshape(rows, -1).to(dtype)
-        return _product(flat, weight.to(dtype), _to(bias, dtype), gelu).view(*x.shape[:-1], -1)
+        product = _product(flat, weight.to(dtype), _to(bias, dtype), fused).view(*x.shape[:-1], -1)
+        gelu = gelu and not fused
     return F.gelu(product, approximate="tanh") if gelu else product
 
 

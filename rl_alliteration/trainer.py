@@ -18,7 +18,7 @@ from rl_alliteration.advantages import Algorithm
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.kl_control import next_beta
-from rl_alliteration.language_model import LanguageModel, LoadedModel
+from rl_alliteration.language_model import LoadedModel
 from rl_alliteration.rewards import Reward
 from rl_alliteration.sampling import Rollout, log_probabilities, sample, score, uniforms
 
@@ -67,9 +67,8 @@ class Trainer:
         reward: Reward,
         algorithm: Algorithm | None,
         device: torch.device | str = "cpu",
-        reference: LanguageModel | None = None,
     ) -> None:
-        """`algorithm` is None for the original. `reference` is the frozen model, if one is at hand."""
+        """`algorithm` is None for the original."""
         self.config = config
         self.reward = reward
         self.algorithm = algorithm
@@ -79,7 +78,7 @@ class Trainer:
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
         dtype = getattr(torch, config.dtype)
         self.policy = loaded.policy(device, dtype)
-        self.reference = reference or loaded.reference(device, dtype)
+        self.reference = loaded.reference(device, dtype)
         self.optimizer = torch.optim.SGD(self.policy.model.parameters(), lr=config.learning_rate)
         self.generation = 0
         self.recent_rewards: list[float] = []

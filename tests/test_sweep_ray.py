@@ -133,6 +133,9 @@ def test_another_architecture_is_swept_too_and_said_to_be_slower(tmp_path, tiny_
     assert done.returncode == 0, done.stderr
     assert "llama: sampling and scoring by transformers' own code, slower" in done.stdout
     assert_verified(tmp_path)
+    ((trial_id,),) = reader.run_query(Storage(tmp_path), "SELECT trial_id FROM trials WHERE algorithm = 'rloo'")[1]
+    where = ("--storage", str(tmp_path), "--experiment", "tiny", "--trial", trial_id)
+    assert cli("sample", *where, "--generation", "4").returncode == 0, "replayed outside of Ray, row by row"
 
 
 def test_a_users_own_reward_and_algorithm_work_from_a_script(tmp_path, tiny_gpt_neo_folder):

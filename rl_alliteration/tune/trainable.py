@@ -70,7 +70,6 @@ class TrialTrainable(tune.Trainable):
         """Called by Tune. `reward` and `algorithms` come with the sweep: a user's own are not registered here."""
         self._reward, self._algorithms = reward, algorithms
         self._loaded: Any = None
-        self._reference: Any = None
         self._run: Any = None
         self._reported = False
         self._failure = ""
@@ -176,7 +175,6 @@ class TrialTrainable(tune.Trainable):
         self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
         if self._loaded is None or self._loaded.weights_fingerprint != config.weights:
             self._loaded = load_model(trial.model, tokenizer=setup.tokenizer, revision=setup.revision)
-            self._reference = self._loaded.reference(device)
         fingerprints = (self._loaded.weights_fingerprint, self._loaded.tokenizer_fingerprint)
         if fingerprints != (config.weights, config.tokenizer):
             raise Failure(f"the model {trial.model!r} on {socket.gethostname()} is not the one the sweep planned with")
@@ -186,7 +184,6 @@ class TrialTrainable(tune.Trainable):
             self._reward,
             self._algorithms.get(config.algorithm),
             device,
-            self._reference,
         )
         storage = storage_at(setup.storage)
         if not storage.exists(lease_path(setup.experiment)):  # the driver has written it
