@@ -293,3 +293,30 @@ def test_a_full_disk_is_told_in_one_line(tmp_path):
         with pytest.raises(Failure, match=r"no space left for .*same command"):
             Storage(tmp_path).put("generations/x", b"1")
     assert not list(Path(tmp_path).rglob("part-*"))
+
+
+def test_a_part_that_was_refused_is_written_when_the_run_ends(undisturbed, tmp_path, tiny_gpt_neo, monkeypatch):
+    reference, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(storage, trial, tiny_gpt_neo, stop_after=0)
+    put, refusals = Storage.put, []
+
+    def refuse_once(self: Storage, path: str, data: bytes) -> None:
+        if path.startswith("generations/") and not refusals:
+            refusals.append(path)
+            raise Failure("no space left")
+        put(self, path, data)
+
+    monkeypatch.setattr(Storage, "put", refuse_once)
+    run = open_run(storage, trial, tiny_gpt_neo)
+    with pytest.raises(Failure, match="no space left"):
+        while True:
+            run.step()
+    sampled = run.trainer.generation
+    assert run.published_generations == 0 and sampled >= 8
+    run.publish(end=True)
+    assert run.published_generations == sampled
+    run.close()
+    assert rows(storage, trial) == rows(reference, trial)[:sampled]
+    run_trial(storage, trial, tiny_gpt_neo, run_id="second")
+    assert_same(storage, undisturbed)

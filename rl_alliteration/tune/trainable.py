@@ -87,7 +87,7 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run groups until it is time to report or a part was published."""
+        """Run groups until it is time to report."""
         until = time.monotonic() + (REPORT_SECONDS if self._reported else 0.0)
         self._reported = True
         texts: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ class TrialTrainable(tune.Trainable):
                 self._watch.add(step.texts)
                 texts += step.texts
                 updates += [step.update] if step.update else []
-                if run.published or time.monotonic() >= until:
+                if time.monotonic() >= until:
                     break
         except Failure as failure:  # told to the driver, not raised: another try would end the same way
             self._failure = str(failure)
