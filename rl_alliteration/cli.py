@@ -736,6 +736,8 @@ def _say(console: Console) -> Callable[[str], None]:
 
 def printable(text: str) -> str:
     """The text with control characters (escape sequences among them) replaced, so that it cannot drive a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -39,10 +41,11 @@ class Words:
     @classmethod
     def of(cls, texts: Sequence[str]) -> Words:
         """The words of the texts."""
-        index: dict[str, int] = {}
+        index: defaultdict[str, int] = defaultdict(itertools.count().__next__)  # a new word has the next number
         split = [text.split() for text in texts]
-        ids = np.array([index.setdefault(word, len(index)) for words in split for word in words], dtype=np.int64)
-        return cls(ids, np.array([len(words) for words in split], dtype=np.int64), list(index))
+        lengths = np.array([len(words) for words in split], dtype=np.int64)
+        numbers = map(index.__getitem__, itertools.chain.from_iterable(split))
+        return cls(np.fromiter(numbers, np.int64, count=int(lengths.sum())), lengths, list(index))
 
     def __len__(self) -> int:
         return len(self.lengths)
