@@ -36,10 +36,11 @@ from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.report.command import Report, report
 from rl_alliteration.results import maintenance, reader, schema, verify
-from rl_alliteration.results.storage import check_location, open_storage
+from rl_alliteration.results.storage import Storage, check_location, open_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune import submission
 from rl_alliteration.tune.plan import Sweep, plan, resolve
+from rl_alliteration.tune.search import Search, resolve_search, sweep_of
 from rl_alliteration.watch import REFRESH_SECONDS, Watch
 from rl_alliteration.watch import table as live_table
 
@@ -204,6 +205,7 @@ class Logs:
 
 COMMANDS = {
     "sweep": Sweep,
+    "search": Search,
     "submit": Submit,
     "stop": Stop,
     "logs": Logs,
@@ -278,6 +280,7 @@ def _sections(box: str) -> list[str]:
 def _run(command: Any) -> int:
     handlers: dict[type, Callable[[Any], int]] = {
         Sweep: _sweep,
+        Search: _search,
         Submit: _submit,
         Stop: _stop,
         Logs: _logs,
@@ -309,11 +312,11 @@ def guarded(work: Callable[[], int]) -> int:
         return 128 + signal.SIGINT
     except SystemExit as end:  # Ray's own handler, while it starts, exits with the signal's number
         return 128 + signal.SIGTERM if end.code == signal.SIGTERM else int(end.code or 0)
-    except (duckdb.Error, pyarrow.ArrowException, OSError) as error:
-        return _complain(f"results could not be read: {error}", 1)
     except BrokenPipeError:  # the reader of our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except (duckdb.Error, pyarrow.ArrowException, OSError) as error:
+        return _complain(f"results could not be read: {error}", 1)
 
 
 def _complain(message: str, code: int) -> int:
@@ -348,12 +351,43 @@ def _sweep(sweep: Sweep) -> int:
     from rl_alliteration.tune.sweep import run_sweep
 
     outcome = run_sweep(sweep, trials, loaded, storage, console)
-    _print_summaries(console, summarise(storage, sweep.experiment))
+    return _ended(console, storage, sweep.experiment, outcome, len(trials))
+
+
+def _search(search: Search) -> int:
+    console = _console()
+    search = resolve_search(search)
+    check_location(search.storage)
+    if submission.runs_as_job():
+        submission.check_for_job(sweep_of(search))
+    storage = open_storage(search.storage, create=True)
+    from rl_alliteration.language_model import load_model
+
+    loaded = load_model(search.model, tokenizer=search.tokenizer, revision=search.revision)
+    plan(sweep_of(search), loaded)  # whether prompt and length fit the model
+    assert search.experiment is not None
+    submission.use_own_token(submission.ray_address(sweep_of(search)))
+    from rl_alliteration.tune.sweep import run_search
+
+    outcome = run_search(search, loaded, storage, console)
+    code = _ended(console, storage, search.experiment, outcome, int(search.trials or 0))
+    analysis = measure(reader.connect(storage), search.experiment)
+    console.print(Text(str(recommended(analysis, search.keep_variety, search.keep_sense))), soft_wrap=True)
+    return code
+
+
+def _ended(console: Console, storage: Storage, experiment: str, outcome: Any, trials: int) -> int:
+    """Show what a run of so many trials has left; its exit code.
+
+    Raises:
+        Failure: a trial failed.
+    """
+    _print_summaries(console, summarise(storage, experiment))
     where = shlex.quote(str(storage))
     console.print(Text(f"\nTexts and numbers (Parquet): {storage}/generations"))
     query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
     console.print(Text(f"Query them:  {query}"), soft_wrap=True)
-    chosen = f"--storage {where} --experiment {sweep.experiment}"
+    chosen = f"--storage {where} --experiment {experiment}"
     console.print(Text(f"See them:    rl-alliteration report {chosen} --output report.html"), soft_wrap=True)
     console.print(
         Text(f"Curves:      tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000"),
@@ -361,10 +395,10 @@ def _sweep(sweep: Sweep) -> int:
     )
     if outcome.stopped_by is not None:
         console.print(Text("Stopped. The same command goes on from here."))
-        return 128 + outcome.stopped_by
+        return 128 + int(outcome.stopped_by)
     if outcome.errors:
         name, error = next(iter(outcome.errors.items()))
-        raise Failure(f"{len(outcome.errors)} of {len(trials)} trials failed; {name}: {error}")
+        raise Failure(f"{len(outcome.errors)} of {trials} trials failed; {name}: {error}")
     return 0
 
 

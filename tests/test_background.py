@@ -47,10 +47,13 @@ def test_what_failed_and_what_came_after_it_is_kept_until_it_is_tried_again(back
             raise OSError("no space left")
         done.append("refused")
 
-    background.add(lambda: done.append("before"))
-    with pytest.raises(OSError, match="no space"):
+    def all_of_them() -> None:
         background.add(refused, lambda: done.append("after"))
         background.finish()
+
+    background.add(lambda: done.append("before"))
+    with pytest.raises(OSError, match="no space"):
+        all_of_them()
     with pytest.raises(OSError, match="no space"):  # kept, not done
         background.add(lambda: done.append("later"))
     assert done == ["before"]

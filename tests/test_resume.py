@@ -309,9 +309,13 @@ def test_a_part_that_was_refused_is_written_when_the_run_ends(undisturbed, tmp_p
 
     monkeypatch.setattr(Storage, "put", refuse_once)
     run = open_run(storage, trial, tiny_gpt_neo)
-    with pytest.raises(Failure, match="no space left"):
+
+    def on_and_on() -> None:
         while True:
             run.step()
+
+    with pytest.raises(Failure, match="no space left"):
+        on_and_on()
     sampled = run.trainer.generation
     assert run.published_generations == 0 and sampled >= 8
     run.publish(end=True)

@@ -45,7 +45,7 @@ def test_a_shell_takes_nothing_out_of_the_entry_point(tmp_path, text):
     entry = submission.entry_point(Sweep(storage="/s", experiment="e", prompt=(text,), beta=(0.0,)))
     script = entry.replace("python -m rl_alliteration.cli", "printf '%s\\0'", 1)
     seen = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    assert seen.split("\0")[:-1] == ["sweep", "--storage=/s", "--experiment=e", "--beta", "0.0", f"--prompt={text}"]
+    assert seen.split("\0")[:-1] == ["sweep", "--storage=/s", "--experiment=e", f"--prompt={text}", "--beta", "0.0"]
     assert not list(tmp_path.iterdir())
 
 

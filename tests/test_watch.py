@@ -45,7 +45,8 @@ def test_a_heartbeat_keeps_the_table_fresh_between_parts(swept, monkeypatch):
     before = set(storage.list("generations"))
     lease = Lease(storage, EXPERIMENT, "me")
     lease.acquire(print)
-    beat = Heartbeat(storage, EXPERIMENT, "r", {running.trial_id: 32})
+    beat = Heartbeat(storage, EXPERIMENT, "r")
+    beat.add(running.trial_id, 32)
     watch = Watch(storage)
     clock = iter([100.0, 102.0])
     monkeypatch.setattr("rl_alliteration.results.heartbeat.time.monotonic", lambda: next(clock, 104.0))
@@ -72,7 +73,8 @@ def test_a_heartbeat_keeps_the_table_fresh_between_parts(swept, monkeypatch):
 
 def test_a_trial_without_its_driver_is_stalled(swept):
     storage, _, running = swept
-    beat = Heartbeat(storage, EXPERIMENT, "r", {running.trial_id: 32})
+    beat = Heartbeat(storage, EXPERIMENT, "r")
+    beat.add(running.trial_id, 32)
     beat.report(running.trial_id, {**REPORT, "generations": 12, "raw_reward": 3.0})
     beat.beat(at_once=True)
     lease = Lease(storage, EXPERIMENT, "me")

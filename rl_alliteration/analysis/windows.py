@@ -17,7 +17,7 @@ from rl_alliteration.analysis.alliteration import LETTERS, alliterating_pairs, l
 from rl_alliteration.analysis.collapse import collapse_generation
 from rl_alliteration.analysis.seeds import Estimate, estimate, mean, resampled
 from rl_alliteration.analysis.words import Words
-from rl_alliteration.errors import UserError
+from rl_alliteration.errors import Failure, UserError
 
 WINDOW = 100
 """Generations per window, unless told otherwise."""
@@ -165,23 +165,11 @@ def measure(
         UserError: a window of fewer than 10 generations was asked for.
     """
     check_window(window)
-    answer = connection.execute(
-        """
-        SELECT experiment, trial_id, algorithm, beta, seed, status, max_generations, reward_function, group_size,
-               learning_rate, model, prompt, max_length, temperature, top_k
-        FROM trials
-        WHERE ($experiment IS NULL OR experiment = $experiment)
-          AND ($trial_id IS NULL OR trial_id = $trial_id OR algorithm = 'original')
-        ORDER BY algorithm = 'original', reward_function DESC, algorithm DESC, beta, seed, experiment, trial_id
-        """,
-        {"experiment": experiment, "trial_id": trial_id},
-    )
-    names = [column[0] for column in answer.description]
-    facts = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    facts = _facts(connection, experiment, trial_id)
     trials = []
     originals: dict[Any, Original] = {}
     for fact in reversed(facts):  # the originals first
-        comparable = tuple(fact.pop(name) for name in ("prompt", "max_length", "temperature", "top_k"))
+        comparable = tuple(fact.pop(name) for name in _SAMPLING)
         comparable = (*comparable, fact["model"], fact["reward_function"])
         columns = _columns(connection, fact["experiment"], fact["trial_id"])
         with threadpool_limits(1):  # the matrices are small: threads would only wait for one another
@@ -194,6 +182,44 @@ def measure(
             trial = _compared(trial, found)
         trials.append(trial)
     return Analysis(trials[::-1], window)
+
+
+def measure_original(
+    connection: duckdb.DuckDBPyConnection, experiment: str, trial_id: str, window: int = WINDOW
+) -> Original:
+    """What comparisons with one trial without updates are with.
+
+    Raises:
+        Failure: it has no full window.
+    """
+    fact = next(fact for fact in _facts(connection, experiment, trial_id) if fact["trial_id"] == trial_id)
+    for name in _SAMPLING:
+        del fact[name]
+    with threadpool_limits(1):
+        _, original = _measured(fact, _columns(connection, experiment, trial_id), window)
+    if original is None:
+        raise Failure(f"{trial_id} has less than {window} texts: run the same command again")
+    return original
+
+
+_SAMPLING = ("prompt", "max_length", "temperature", "top_k")
+
+
+def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_id: str | None) -> list[dict[str, Any]]:
+    """What `trials` says of each, in the order of `measure`."""
+    answer = connection.execute(
+        """
+        SELECT experiment, trial_id, algorithm, beta, seed, status, max_generations, reward_function, group_size,
+               learning_rate, model, prompt, max_length, temperature, top_k
+        FROM trials
+        WHERE ($experiment IS NULL OR experiment = $experiment)
+          AND ($trial_id IS NULL OR trial_id = $trial_id OR algorithm = 'original')
+        ORDER BY algorithm = 'original', reward_function DESC, algorithm DESC, beta, seed, experiment, trial_id
+        """,
+        {"experiment": experiment, "trial_id": trial_id},
+    )
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
 def check_window(window: int) -> None:

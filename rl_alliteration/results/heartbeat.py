@@ -45,16 +45,19 @@ def read_heartbeat(storage: Storage, experiment: str) -> dict[str, Any]:
 class Heartbeat:
     """Collects trials' reports and writes the file every few seconds."""
 
-    def __init__(self, storage: Storage, experiment: str, run_id: str, lengths: Mapping[str, int]) -> None:
-        """`lengths`: the generations that each trial shall have."""
+    def __init__(self, storage: Storage, experiment: str, run_id: str) -> None:
         self._storage = storage
         self._path = heartbeat_path(experiment)
         self._run_id = run_id
-        self._lengths = lengths
+        self._lengths: dict[str, int] = {}
         self._trials: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, collections.deque[tuple[float, int]]] = {}
         self._bins: dict[str, dict[int, tuple[float, int]]] = {}
         self._written = 0.0
+
+    def add(self, trial_id: str, length: int) -> None:
+        """A trial shall have `length` generations."""
+        self._lengths[trial_id] = length
 
     def report(self, trial_id: str, result: Mapping[str, Any]) -> float:
         """A trial has reported; returns its speed, generations per second (nan until there are two reports)."""

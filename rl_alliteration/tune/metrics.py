@@ -38,17 +38,20 @@ DASHBOARD = files("rl_alliteration") / "tune" / "grafana_dashboard.json"
 class Metrics:
     """Gauges and counters of one experiment's trials."""
 
-    def __init__(self, experiment: str, trials: Mapping[str, TrialConfig]) -> None:
+    def __init__(self, experiment: str) -> None:
         self._experiment = experiment
-        self._tags = {
-            name: {"experiment": experiment, "trial": name, "algorithm": config.algorithm,
-                   "beta": f"{config.beta:g}", "seed": str(config.seed)}
-            for name, config in trials.items()
-        }  # fmt: skip
+        self._tags: dict[str, dict[str, str]] = {}
         self._gauges = {name: Gauge(PREFIX + name, text, TAGS) for name, text in GAUGES.items()}
         self._counters = {name: Counter(PREFIX + name, text, TAGS) for name, text in COUNTERS.items()}
         self._counted: Tally[tuple[str, str]] = Tally()
         self._states = Gauge(PREFIX + "trials", "Trials by state", ("experiment", "state"))
+
+    def add(self, config: TrialConfig) -> None:
+        """A trial will report."""
+        self._tags[config.trial_id] = {
+            "experiment": self._experiment, "trial": config.trial_id, "algorithm": config.algorithm,
+            "beta": f"{config.beta:g}", "seed": str(config.seed),
+        }  # fmt: skip
 
     def report(self, trial_id: str, result: Mapping[str, Any], speed: float) -> None:
         """A trial has reported; `speed` in generations per second."""

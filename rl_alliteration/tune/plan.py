@@ -37,8 +37,8 @@ DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
-    """Run a sweep: one trial for each algorithm, beta and seed, and the original model beside them."""
+class Common:
+    """What sweeps and searches have in common."""
 
     storage: str
     """Folder that the results go to; made if it is not there."""
@@ -46,15 +46,6 @@ class Sweep:
     """An experiment of the study, or `quickstart`; other flags change it."""
     experiment: str | None = None
     """Name of the experiment, [a-z][a-z0-9_-]{0,63}. Default: the preset's."""
-    algorithm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """`rloo`, `reinforce`, `reinforce_baseline`, `grpo`, `dr_grpo`. Default: rloo."""
-    beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
-    """KL coefficients, 0 or more."""
-    target_kl: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
-    """Instead of a fixed beta: mean KL divergences, nats a token, that a controller steers to; beta is then where the
-    coefficient begins. Default of that: 60."""
-    seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
-    """Seeds. Default: 0."""
     reward: str | None = None
     """`alliteration` (the default), `a_words`, `rare_alliteration`, `phonetic_alliteration`, each also with
     `_per_100_words` after it; MODULE:FUNCTION of your own; or a weighted sum: 'alliteration + 0.5*mine:rhymes'."""
@@ -66,10 +57,6 @@ class Sweep:
     """Revision of a hub model."""
     max_generations: int | None = None
     """Texts per trial, a multiple of the group size. Default: 3600."""
-    learning_rate: float | None = None
-    """Of plain SGD. Default: what suits the model (storyteller: 1e-3; else the study's 1e-4)."""
-    group_size: int | None = None
-    """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """What every text begins with; given several times, each group has one of them, drawn by the seed.
     Default: "Once upon a time"."""
@@ -98,6 +85,25 @@ class Sweep:
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3
     """How often a trial is started again after its process or node was lost."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Common):
+    """Run a sweep: one trial for each algorithm, beta and seed, and the original model beside them."""
+
+    algorithm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """`rloo`, `reinforce`, `reinforce_baseline`, `grpo`, `dr_grpo`. Default: rloo."""
+    beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
+    """KL coefficients, 0 or more."""
+    target_kl: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
+    """Instead of a fixed beta: mean KL divergences, nats a token, that a controller steers to; beta is then where the
+    coefficient begins. Default of that: 60."""
+    seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
+    """Seeds. Default: 0."""
+    learning_rate: float | None = None
+    """Of plain SGD. Default: what suits the model (storyteller: 1e-3; else the study's 1e-4)."""
+    group_size: int | None = None
+    """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
     stop_on_collapse: bool = False
     """Stop a trial whose texts have lost a third of their variety, and keep all of its checkpoints. Without the flag
     the same command continues it."""

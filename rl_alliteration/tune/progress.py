@@ -18,12 +18,11 @@ _LOG_SECONDS = 15.0
 class Progress:
     """Trials done, generations per second, current mean raw reward and KL penalty, time left."""
 
-    def __init__(self, console: Console, spans: Mapping[str, tuple[int, int]]) -> None:
-        """`spans`: by trial, the generations that are there and those that there shall be."""
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._begin = {name: begin for name, (begin, _) in spans.items()}
-        self._end = {name: end for name, (_, end) in spans.items()}
-        self._done = dict(self._begin)
+        self._begin: dict[str, int] = {}
+        self._end: dict[str, int] = {}
+        self._done: dict[str, int] = {}
         self._latest: dict[str, Mapping[str, Any]] = {}
         self._finished: set[str] = set()
         self._first: float | None = None
@@ -38,6 +37,11 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
+
+    def add(self, trial_id: str, begin: int, end: int) -> None:
+        """A trial has `begin` generations and shall have `end`."""
+        self._begin[trial_id] = self._done[trial_id] = begin
+        self._end[trial_id] = end
 
     def report(self, trial_id: str, generations: int, result: Mapping[str, Any]) -> None:
         """A trial has done `generations` of its total."""

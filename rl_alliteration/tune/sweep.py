@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,24 @@ from rich.console import Console
 from rich.text import Text
 
 from rl_alliteration.advantages import ALGORITHMS
+from rl_alliteration.analysis.objective import Limits
+from rl_alliteration.analysis.stopping import COLLAPSE
+from rl_alliteration.analysis.windows import measure_original
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.language_model import LoadedModel
 from rl_alliteration.results import schema
 from rl_alliteration.results.heartbeat import Heartbeat
 from rl_alliteration.results.lease import Lease
+from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import EventLog, PlannedTrial
 from rl_alliteration.rewards import get_reward, parse
 from rl_alliteration.tune.metrics import Metrics, provide_dashboard
-from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, stop_reasons
+from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, plan, stop_reasons
 from rl_alliteration.tune.progress import Progress
+from rl_alliteration.tune.rarity import with_rarity
 from rl_alliteration.tune.resume import Found, Standing, find
+from rl_alliteration.tune.search import HALVING, Point, Proposals, Search, history, space_of, sweep_of
 from rl_alliteration.tune.submission import TOKEN_HELP, new_run_id, ray_address
 from rl_alliteration.tune.trainable import TrialSetup, TrialTrainable
 
@@ -64,19 +70,10 @@ def run_sweep(
         UserError: the cluster cannot give what was asked for.
         Failure: there is no such cluster, or another driver has the experiment.
     """
-    assert sweep.experiment
-    address = ray_address(sweep)
-    if address == "local":
-        check_resources(sweep, local_resources())
-    run_id = new_run_id()
-    lease = Lease(storage, sweep.experiment, run_id)
-    lease.acquire(lambda message: console.print(Text(message), soft_wrap=True))
-    stop = _StopRequest()
-    try:
-        storage.clear_staging()
+    with _driving(sweep, storage, console) as (run_id, lease, stop):
         found = find(
             storage,
-            sweep.experiment,
+            str(sweep.experiment),
             trials,
             retry_failed=sweep.retry_failed,
             recompute=sweep.recompute,
@@ -90,97 +87,231 @@ def run_sweep(
         to_run = [f for f in found if f.to_run]
         if not to_run:
             return Outcome(left_alone, None)
-        with _ray(address), stop.listening():  # Ray takes the signals when it starts
-            available = cluster_capacity()
-            check_resources(sweep, available)
-            check_shared(storage)
-            provide_dashboard()
-            errors = _run_trials(sweep, to_run, loaded, storage, console, run_id, lease, stop, available)
+        with _cluster(sweep, storage, stop) as available:
+            run = _Run(sweep, to_run[0].trial, loaded, storage, console, run_id, lease, stop, available)
+            errors = run.trials(to_run)
         return Outcome({**left_alone, **errors}, stop.signal)
+
+
+def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: Console) -> Outcome:
+    """Run what is missing of the original, then of the trials that the search proposes.
+
+    Raises:
+        UserError, Failure: as for `run_sweep`.
+    """
+    assert search.experiment and search.trials and search.max_generations
+    sweep = sweep_of(search)
+
+    def planned(point: Point, length: int) -> PlannedTrial:
+        one = sweep_of(search, point, length)
+        return with_rarity(plan(one, loaded), loaded, one, say)[0]
+
+    def say(message: str) -> None:
+        console.print(Text(message), soft_wrap=True)
+
+    with _ray(ray_address(sweep)):
+        original = with_rarity(plan(sweep, loaded), loaded, sweep, say)[-1]
+        outcome = run_sweep(sweep, [original], loaded, storage, console)
+        if outcome.errors or outcome.stopped_by is not None:
+            return outcome
+        unmodified = measure_original(connect(storage), search.experiment, original.trial_id)
+        limits = Limits.of(unmodified, search.keep_variety, search.keep_sense)
+        with _driving(sweep, storage, console) as (run_id, lease, stop):
+            past = history(storage, search, planned, limits)
+            proposals = Proposals(
+                space_of(search),
+                planned,
+                seed=search.seed,
+                trials=search.trials,
+                max_generations=search.max_generations,
+                max_texts=search.max_texts,
+                past=past,
+            )
+            told = f"{search.trials} trials" + (f", {search.max_texts:,} texts at most" if search.max_texts else "")
+            say(f"{search.experiment}: search, {told}; {len(past)} trials are there, results in {storage}")
+            with _cluster(sweep, storage, stop) as available:
+                run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available)
+                errors = run.search(proposals, limits)
+            return Outcome(errors, stop.signal)
+
+
+@contextlib.contextmanager
+def _driving(sweep: Sweep, storage: Storage, console: Console) -> Iterator[tuple[str, Lease, _StopRequest]]:
+    """The experiment's lease, as long as this process drives it."""
+    assert sweep.experiment
+    if ray_address(sweep) == "local":
+        check_resources(sweep, local_resources())
+    run_id = new_run_id()
+    lease = Lease(storage, sweep.experiment, run_id)
+    lease.acquire(lambda message: console.print(Text(message), soft_wrap=True))
+    try:
+        storage.clear_staging()
+        yield run_id, lease, _StopRequest()
     finally:
         lease.release()
 
 
-def _run_trials(
-    sweep: Sweep,
-    found: Sequence[Found],
-    loaded: LoadedModel,
-    storage: Storage,
-    console: Console,
-    run_id: str,
-    lease: Lease,
-    stop: _StopRequest,
-    available: Mapping[str, float],
-) -> dict[str, str]:
-    """The errors of trials that failed, by trial id."""
-    assert sweep.experiment and sweep.reward
-    asked = gpus_asked(sweep)
-    gpus = asked if asked is not None else float(available["GPU"] >= 1)
-    versions = software_versions()
-    log = EventLog(storage, sweep.experiment, run_id, versions, lease.check)
-    store_model(storage, found[0].trial, loaded, sweep)
-    record = {
-        "run_id": run_id,
-        "sweep": vars(sweep),
-        "model_revision": loaded.revision,
-        "trials": [f.trial.trial_id for f in found],
-        "versions": versions,
-        "host": platform.node(),
-    }
-    storage.put(f"runs/{sweep.experiment}/{run_id}.json", json.dumps(record, indent=1).encode())
-    for f in found:
-        log.append(f.trial, schema.PLANNED, generations=f.generations)
-    setups = [
-        TrialSetup(
-            trial=f.trial,
-            storage=str(storage),
-            experiment=sweep.experiment,
-            run_id=run_id,
-            epoch=lease.epoch,
-            tokenizer=sweep.tokenizer,
-            revision=loaded.revision or sweep.revision,
-            gpu=gpus > 0,
-            keep_checkpoints=checkpoints_kept(sweep),
-            stop_on=stop_reasons(sweep),
+@contextlib.contextmanager
+def _cluster(sweep: Sweep, storage: Storage, stop: _StopRequest) -> Iterator[dict[str, float]]:
+    """A connection to a cluster that can run the trials; its CPUs and GPUs."""
+    with _ray(ray_address(sweep)), stop.listening():  # Ray takes the signals when it starts
+        available = cluster_capacity()
+        check_resources(sweep, available)
+        check_shared(storage)
+        provide_dashboard()
+        yield available
+
+
+class _Run:
+    """One call of Ray Tune: what its trials have in common."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        trial: PlannedTrial,
+        loaded: LoadedModel,
+        storage: Storage,
+        console: Console,
+        run_id: str,
+        lease: Lease,
+        stop: _StopRequest,
+        available: Mapping[str, float],
+    ) -> None:
+        """`trial`: one of them; all have its model and reward."""
+        asked = gpus_asked(sweep)
+        self._gpus = asked if asked is not None else float(available["GPU"] >= 1)
+        self._wanted = {"GPU": self._gpus, "CPU": float(sweep.cpus_per_trial)}
+        self._available = available
+        self._sweep, self._trial, self._loaded = sweep, trial, loaded
+        self._storage, self._console = storage, console
+        self._run_id, self._lease, self._stop = run_id, lease, stop
+
+    def trials(self, found: Sequence[Found]) -> dict[str, str]:
+        """Run these; the errors of those that failed, by trial id."""
+
+        def all_of_them(follower: _Follower) -> dict[str, Any]:
+            for f in found:
+                follower.add(f)
+            setups = [self._setup(f, stop_reasons(self._sweep)).to_tune() for f in found]
+            return {"param_space": {"setup": tune.grid_search(setups)}}
+
+        return self._fit(all_of_them, trials=[f.trial.trial_id for f in found])
+
+    def search(self, proposals: Proposals, limits: Limits) -> dict[str, str]:
+        """Run what is proposed; the errors of those that failed, by trial id."""
+        slots = min(int(self._available[kind] // number) for kind, number in self._wanted.items() if number)
+        kept = dataclasses.asdict(limits)
+
+        def as_proposed(follower: _Follower) -> dict[str, Any]:
+            follower.proposals = proposals
+
+            def next_one() -> TrialSetup | None:
+                trial = proposals.propose() if self._stop.signal is None else None
+                if trial is None:
+                    return None
+                found = find(self._storage, self._experiment, [trial], retry_failed=False, recompute=False)[0]
+                follower.add(found)
+                return self._setup(found, (COLLAPSE,), kept)
+
+            return {
+                "search_alg": _Searcher(next_one),
+                "num_samples": -1,
+                "max_concurrent_trials": max(slots, 1),
+            }
+
+        return self._fit(as_proposed, limits=kept)
+
+    @property
+    def _experiment(self) -> str:
+        return str(self._sweep.experiment)
+
+    def _setup(self, found: Found, stop_on: Sequence[str], limits: dict[str, float] | None = None) -> TrialSetup:
+        return TrialSetup(
+            trial=found.trial,
+            storage=str(self._storage),
+            experiment=self._experiment,
+            run_id=self._run_id,
+            epoch=self._lease.epoch,
+            tokenizer=self._sweep.tokenizer,
+            revision=self._loaded.revision or self._sweep.revision,
+            gpu=self._gpus > 0,
+            keep_checkpoints=checkpoints_kept(self._sweep),
+            stop_on=stop_on,
+            limits=limits,
         )
-        for f in found
-    ]
-    for name in parse(sweep.reward):
-        if ":" in name:  # workers need not have the user's module
-            ray.cloudpickle.register_pickle_by_value(sys.modules[name.split(":")[0]])
-    reward = get_reward(sweep.reward, found[0].trial.config.reward_parameters)
-    trainable = tune.with_parameters(TrialTrainable, reward=reward, algorithms=dict(ALGORITHMS))
-    filesystem, root = storage.pyarrow()
-    spans = {f.trial.trial_id: (f.generations, f.trial.max_generations) for f in found}
-    with Progress(console, spans) as progress:
-        wanted = {"GPU": gpus, "CPU": float(sweep.cpus_per_trial)}
-        follower = _Follower(log, found, progress, stop, wanted)
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": sweep.cpus_per_trial, "gpu": gpus}),
-            param_space={"setup": tune.grid_search([setup.to_tune() for setup in setups])},
-            tune_config=tune.TuneConfig(
-                reuse_actors=True, trial_name_creator=_trial_id, trial_dirname_creator=_trial_id
-            ),
-            run_config=tune.RunConfig(
-                name=run_id,
-                storage_path=f"{root}/tune/{sweep.experiment}",
-                storage_filesystem=filesystem,
-                callbacks=[follower],
-                stop=_Stopper(stop, lease, follower),
-                failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
-                verbose=0,
-            ),
-        )
-        try:
-            tuner.fit()
-        except Exception as error:
-            lease.check()  # Tune wraps what the event log raises when another driver has taken over
-            raise Failure(
-                f"Ray Tune ended: {' '.join(str(error).split())[-300:]}; run the same command again"
-            ) from error
-        follower.end()
-    return follower.errors
+
+    def _fit(self, supply: Callable[[_Follower], dict[str, Any]], **record: Any) -> dict[str, str]:
+        """Run Tune on the trials that `supply` gives it; the errors of those that failed, by trial id."""
+        sweep, storage = self._sweep, self._storage
+        assert sweep.reward
+        versions = software_versions()
+        store_model(storage, self._trial, self._loaded, sweep)
+        record |= {
+            "run_id": self._run_id,
+            "sweep": vars(sweep),
+            "model_revision": self._loaded.revision,
+            "versions": versions,
+            "host": platform.node(),
+        }
+        storage.put(f"runs/{self._experiment}/{self._run_id}.json", json.dumps(record, indent=1).encode())
+        log = EventLog(storage, self._experiment, self._run_id, versions, self._lease.check)
+        for name in parse(sweep.reward):
+            if ":" in name:  # workers need not have the user's module
+                ray.cloudpickle.register_pickle_by_value(sys.modules[name.split(":")[0]])
+        reward = get_reward(sweep.reward, self._trial.config.reward_parameters)
+        trainable = tune.with_parameters(TrialTrainable, reward=reward, algorithms=dict(ALGORITHMS))
+        filesystem, root = storage.pyarrow()
+        with Progress(self._console) as progress:
+            follower = _Follower(log, progress, self._stop, self._wanted)
+            given = supply(follower)
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"cpu": sweep.cpus_per_trial, "gpu": self._gpus}),
+                param_space=given.pop("param_space", None),
+                tune_config=tune.TuneConfig(
+                    reuse_actors=True, trial_name_creator=_trial_id, trial_dirname_creator=_trial_id, **given
+                ),
+                run_config=tune.RunConfig(
+                    name=self._run_id,
+                    storage_path=f"{root}/tune/{self._experiment}",
+                    storage_filesystem=filesystem,
+                    callbacks=[follower],
+                    stop=_Stopper(self._stop, self._lease, follower),
+                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+                    verbose=0,
+                ),
+            )
+            try:
+                tuner.fit()
+            except Exception as error:
+                self._lease.check()  # Tune wraps what the event log raises when another driver has taken over
+                raise Failure(
+                    f"Ray Tune ended: {' '.join(str(error).split())[-300:]}; run the same command again"
+                ) from error
+            follower.end()
+        return follower.errors
+
+
+class _Searcher(tune.search.Searcher):
+    """Asks for a trial whenever Tune has room for one. Its state is in the results: Tune is given nothing to keep."""
+
+    def __init__(self, next_one: Callable[[], TrialSetup | None]) -> None:
+        super().__init__()
+        self._next_one = next_one
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration."""
+        setup = self._next_one()
+        return self.FINISHED if setup is None else {"setup": setup.to_tune()}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """The follower has told of it."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing to save."""
 
 
 class _StopRequest:
@@ -223,7 +354,7 @@ class _Stopper(tune.Stopper):
         self._follower = follower
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._stop.signal is not None
+        return self._stop.signal is not None or self._follower.lags(result)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -247,7 +378,6 @@ class _Follower(tune.Callback):
     def __init__(
         self,
         log: EventLog,
-        found: Sequence[Found],
         progress: Progress,
         stop: _StopRequest,
         wanted: Mapping[str, float],
@@ -255,19 +385,37 @@ class _Follower(tune.Callback):
         """`wanted`: resources of one trial."""
         self._log = log
         self._wanted = wanted
-        lengths = {f.trial.trial_id: f.trial.max_generations for f in found}
-        self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id, lengths)
-        self._metrics = Metrics(log.experiment, {f.trial.trial_id: f.trial.config for f in found})
-        self._states = dict.fromkeys(lengths, schema.PLANNED)
+        self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id)
+        self._metrics = Metrics(log.experiment)
+        self._states: dict[str, str] = {}
         self._told = time.monotonic() - _WAIT_SECONDS
-        self._found = {f.trial.trial_id: f for f in found}
+        self._found: dict[str, Found] = {}
         self._progress = progress
         self._stop = stop
         self._latest: dict[str, Mapping[str, Any]] = {}
         self._diverged: set[str] = set()
         self._ended: set[str] = set()
+        self._lagging: set[str] = set()
+        self.proposals: Proposals | None = None
+        """Of a search: told of what becomes of its trials."""
         self.running: set[str] = set()
         self.errors: dict[str, str] = {}
+
+    def add(self, found: Found) -> None:
+        """A trial shall be run."""
+        trial, name = found.trial, found.trial.trial_id
+        self._found[name] = found
+        self._heartbeat.add(name, trial.max_generations)
+        self._metrics.add(trial.config)
+        self._progress.add(name, found.generations, trial.max_generations)
+        self._append(name, schema.PLANNED, generations=found.generations)
+
+    def lags(self, result: Mapping[str, Any]) -> bool:
+        """Whether a search has seen better than this trial."""
+        if self.proposals is None or not self.proposals.lags(result["name"], result["best"]):
+            return False
+        self._lagging.add(result["name"])
+        return True
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks to restore them; a sweep is never restored from Tune's files
@@ -304,8 +452,13 @@ class _Follower(tune.Callback):
         elif result["generations"] >= self._found[name].trial.max_generations:
             self._append(name, schema.FINISHED, generations=result["generations"])
         else:
-            reason = result["stopped"] or self._stop.reason
+            reason = result["stopped"] or (HALVING if name in self._lagging else self._stop.reason)
             self._append(name, schema.STOPPED, generations=result["generations"], reason=reason)
+            if reason == self._stop.reason:
+                return  # to be continued
+        if self.proposals is not None:
+            halved = name in self._lagging
+            self.proposals.end(name, result["best"], result["generations"], failed=bool(error), halved=halved)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The trial was lost more often than allowed, or its code is wrong."""
@@ -313,6 +466,8 @@ class _Follower(tune.Callback):
         self._end(name)
         self.errors[name] = _error_line(trial)
         self._append(name, schema.FAILED, error=self.errors[name])
+        if self.proposals is not None:
+            self.proposals.end(name, (), self._latest.get(name, {}).get("generations", 0), failed=True, halved=False)
 
     def tick(self) -> None:
         """Asked again and again while the sweep runs."""

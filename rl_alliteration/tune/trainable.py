@@ -17,6 +17,7 @@ from typing import Any
 from ray import tune
 
 from rl_alliteration.analysis.diversity import variety
+from rl_alliteration.analysis.objective import Limits, Objective
 from rl_alliteration.analysis.stopping import Watch
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
@@ -48,6 +49,8 @@ class TrialSetup:
     keep_checkpoints: int | None
     stop_on: Sequence[str] = ()
     """For what the trial is stopped before its end: the reasons of a `Watch`."""
+    limits: dict[str, float] | None = None
+    """Of a search, a `Limits`: the trial reports the best window within them."""
 
     def to_tune(self) -> dict[str, Any]:
         """As a Tune configuration."""
@@ -97,6 +100,8 @@ class TrialTrainable(tune.Trainable):
             while not run.done and not self._watch.reason:
                 step = run.step()
                 self._watch.add(step.texts)
+                if self._objective is not None:
+                    self._objective.add(step.texts)
                 texts += step.texts
                 updates += [step.update] if step.update else []
                 if time.monotonic() >= until:
@@ -120,6 +125,8 @@ class TrialTrainable(tune.Trainable):
             "resumed_at": run.resumed_at,
             "diverged_at": -1 if run.diverged_at is None else run.diverged_at,
             "failure": self._failure,
+            "name": self._setup.trial.trial_id,
+            "best": list(self._objective.best) if self._objective is not None else [],
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -201,8 +208,12 @@ class TrialTrainable(tune.Trainable):
             may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch),
         )
         self._watch = Watch(setup.stop_on if trainer.algorithm else ())
-        if self._watch.reasons:
-            self._watch.add(self._run.stored_texts())
+        self._objective = Objective(Limits(**setup.limits)) if setup.limits is not None else None
+        if self._watch.reasons or self._objective is not None:
+            stored = list(self._run.stored_texts())
+            self._watch.add(stored)
+            if self._objective is not None:
+                self._objective.add(stored)
 
 
 def _mean(rows: list[dict[str, Any]], name: str, otherwise: float) -> float:

@@ -1,0 +1,292 @@
+"""A search: its objective is the recommendation's, its history the results, its stopping halving over windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import MadeUp, write_results
+
+from rl_alliteration.analysis.frontier import KEEP_VARIETY, frontier, recommend
+from rl_alliteration.analysis.objective import Limits, Objective
+from rl_alliteration.analysis.windows import SENSE_NATS, Analysis, measure, measure_original
+from rl_alliteration.config import TrialConfig
+from rl_alliteration.errors import UserError
+from rl_alliteration.results.reader import connect
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.writer import PlannedTrial
+from rl_alliteration.tune.search import (
+    LEAST,
+    Past,
+    Point,
+    Proposals,
+    Search,
+    Space,
+    history,
+    resolve_search,
+    space_of,
+    sweep_of,
+)
+
+# --- the objective -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory) -> Storage:
+    storage = Storage(tmp_path_factory.mktemp("made_up"))
+    write_results(storage, [MadeUp(beta=40, generations=650, falls_at=400), MadeUp(beta=100, generations=330)])
+    return storage
+
+
+def test_the_objective_of_a_trial_is_its_recommended_window(made_up):
+    connection = connect(made_up)
+    analysis = measure(connection)
+    original = next(trial for trial in analysis.trials if trial.is_original)
+    limits = Limits.of(
+        measure_original(connection, "made_up", original.trial_id), keep_variety=KEEP_VARIETY, nats=SENSE_NATS
+    )
+    for trial in analysis.trained:
+        rows = [
+            {"text": text, "original_lm_cross_entropy": cross_entropy}
+            for text, cross_entropy in connection.execute(
+                "SELECT text, original_lm_cross_entropy FROM generations WHERE trial_id = $1 ORDER BY generation",
+                [trial.trial_id],
+            ).fetchall()
+        ]
+        objective = Objective(limits)
+        for first in range(0, len(rows), 10):
+            objective.add(rows[first : first + 10])
+        assert len(objective.best) == trial.generations // 100
+        assert objective.best == sorted(objective.best)
+        found = recommend(frontier(Analysis([trial, original], 100)))
+        assert objective.best[-1] == pytest.approx(found.point.alliteration, rel=1e-12)
+
+
+def test_windows_outside_of_the_limits_count_nothing(made_up):
+    rows = [{"text": "tall trees tower", "original_lm_cross_entropy": 1.0}] * 100
+    kept = Limits(variety=0.0, cross_entropy=1.2, nats=0.25, repetition=1.0)
+    for changes, expected in (
+        ({}, 100 * 2 / 3),
+        ({"variety": 0.1}, 0.0),
+        ({"nats": 0.1}, 0.0),
+        ({"repetition": -0.1}, 0.0),
+    ):
+        objective = Objective(dataclasses.replace(kept, **changes))
+        objective.add(rows)
+        assert objective.best == [pytest.approx(expected)]
+
+
+# --- the request -------------------------------------------------------------------------------------------
+
+
+def resolved(**changes) -> Search:
+    given = {"storage": "s", "experiment": "e", "beta": (10, 100), "learning_rate": (1e-4, 1e-2), **changes}
+    return resolve_search(Search(**given))
+
+
+def test_a_preset_knows_the_learning_rate_of_its_model():
+    shipped = resolve_search(Search(storage="s", preset="frontier"))
+    assert (shipped.experiment, shipped.max_texts, shipped.trials) == ("frontier", 28_800, 24)
+    assert shipped.learning_rate == (5e-4, 3e-3)
+    hub = resolve_search(Search(storage="s", preset="frontier", model="roneneldan/TinyStories-33M"))
+    assert hub.learning_rate == (5e-5, 3e-4)
+    assert resolved(learning_rate=()).learning_rate == (1e-3, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "none"}, "--preset: 'none' is unknown; choose one of frontier"),
+        ({"beta": (100, 10)}, "--beta: 100 10 is not accepted; give two numbers above 0, the lower first"),
+        ({"beta": (10,)}, "--beta: 10 is not"),
+        ({"beta": (0, 10)}, "--beta: 0 10 is not"),
+        ({"beta": ()}, "--beta: nothing is not"),
+        ({"learning_rate": (1e-2, 1e-3)}, "--learning-rate: 0.01 0.001"),
+        ({"learning_rate": (0, 1e-3)}, "--learning-rate: 0"),
+        ({"group_size": (10, 7)}, "no multiple of the group size 7"),
+        ({"group_size": (1,)}, "--group-size: 1 is too few for rloo"),
+        ({"algorithm": ("ppo",)}, "ppo"),
+        ({"trials": 0}, "--trials: 0 is not accepted; give 1 or more"),
+        ({"max_texts": 100}, f"--max-texts: 100 is not accepted; give {LEAST} or more"),
+        ({"max_generations": 1250}, "--max-generations: 1250 is no multiple of 100"),
+        ({"keep_variety": 2.0}, "--keep-variety: 2.0"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(changes, message):
+    with pytest.raises(UserError, match=message):
+        resolved(**changes)
+
+
+# --- proposals ---------------------------------------------------------------------------------------------
+
+SPACE = Space(("rloo", "reinforce"), (10.0, 100.0), (1e-4, 1e-2), (10, 20))
+
+
+def planned(point: Point, length: int) -> PlannedTrial:
+    config = TrialConfig(
+        **dataclasses.asdict(point), seed=0, reward="alliteration", reward_version=1, prompt="p", max_length=100,
+        temperature=1.0, top_k=0, weights="00", tokenizer="00", dtype="float32", threads=1,
+    )  # fmt: skip
+    return PlannedTrial(config, "storyteller", length, 600)
+
+
+def proposals(past=(), trials=20, max_texts=None, max_generations=3200, space=SPACE) -> Proposals:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Optuna warns of a past point that it does not take
+        return Proposals(
+            space, planned, seed=3, trials=trials, max_generations=max_generations, max_texts=max_texts, past=past
+        )
+
+
+def curve(height: float, windows: int) -> list[float]:
+    return [height * (window + 1) / 32 for window in range(windows)]
+
+
+def test_what_is_proposed_lies_in_the_space_and_can_be_typed_again():
+    asked = proposals()
+    for _ in range(20):
+        config = asked.propose().config
+        point = Point(config.algorithm, config.beta, config.learning_rate, config.group_size)
+        assert SPACE.holds(point)
+        assert point.group_size == 1 or point.algorithm == "rloo"
+        for number in (point.beta, point.learning_rate):
+            assert number == float(f"{number:.4g}")
+        asked.end(planned(point, 0).trial_id, curve(1.0, 32), 3200, failed=False, halved=False)
+    assert asked.propose() is None
+
+
+def test_what_lags_behind_is_stopped_and_what_leads_is_not():
+    asked = proposals()
+    lagging = {}
+    for height in (1.0, 9.0, 8.0, 2.0, 10.0):
+        name = asked.propose().trial_id
+        for windows in range(1, 33):
+            if asked.lags(name, curve(height, windows)):
+                lagging[height] = windows
+                break
+        asked.end(name, curve(height, windows), 100 * windows, failed=False, halved=height in lagging)
+    # At the first rung, 8 windows, the better half goes on, of those that have come there; the first one always does.
+    assert lagging == {8.0: 8, 2.0: 8}
+    assert not asked.lags("another", [1.0])
+
+
+def test_each_text_is_counted_once_and_the_bound_holds():
+    asked = proposals(max_texts=8000, trials=100)
+    running, texts, most = [asked.propose(), asked.propose()], 0, 0
+    while running:
+        trial = running.pop(0)
+        assert trial.max_generations <= 3200
+        done = min(trial.max_generations, 900)  # stopped early: what is left goes to others
+        texts += done
+        asked.end(trial.trial_id, curve(1.0, done // 100), done, failed=False, halved=True)
+        following = asked.propose()
+        if following is not None:
+            running.append(following)
+        most = max(most, texts + sum(one.max_generations for one in running))
+    assert most <= 8000
+    assert 8000 - LEAST < texts <= 8000
+
+
+def test_a_trial_is_not_proposed_twice():
+    narrow = Space(("rloo",), (40.0, 40.0), (1e-3, 1e-3), (10,))
+    asked = proposals(space=narrow)
+    only = asked.propose()
+    assert only is not None
+    assert asked.propose() is None  # it runs
+    asked.end(only.trial_id, [1.0] * 32, 3200, failed=False, halved=False)
+    assert asked.propose() is None  # it is there
+
+
+def past_trial(point: Point, best: list[float], *, ended: bool = True, halved: bool = False, failed: bool = False):
+    return Past(planned(point, 3200), point, best, 100 * len(best), ended, failed, halved)
+
+
+def test_a_search_goes_on_from_what_is_there():
+    there = [
+        past_trial(Point("rloo", 40.0, 1e-3, 10), curve(9.0, 32)),
+        past_trial(Point("reinforce", 20.0, 1e-3, 1), curve(1.0, 8), halved=True),
+        past_trial(Point("rloo", 90.0, 1e-3, 20), [], failed=True),
+        past_trial(Point("rloo", 50.0, 1e-3, 10), curve(5.0, 4), ended=False),
+    ]
+    asked = proposals(there, trials=6, max_texts=20_000)
+    assert asked.texts == 3200 + 800 + 0 + 3200
+    unfinished = asked.propose()
+    assert unfinished.config.beta == 50.0  # before any new one
+    assert asked.lags(unfinished.trial_id, curve(3.0, 8))  # it is compared with those of earlier runs
+    new = [asked.propose(), asked.propose(), asked.propose()]
+    assert new[2] is None and {trial.trial_id for trial in new[:2]}.isdisjoint(p.trial.trial_id for p in there)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**63 - 1), heights=st.lists(st.floats(0, 50), min_size=4, max_size=4))
+def test_the_same_past_gives_the_same_proposals(seed, heights):
+    points = [Point("rloo", beta, 1e-3, 10) for beta in (20.0, 40.0, 60.0, 80.0)]
+    there = [past_trial(point, curve(height, 32)) for point, height in zip(points, heights, strict=True)]
+
+    def first_three():
+        asked = Proposals(SPACE, planned, seed=seed, trials=20, max_generations=3200, max_texts=None, past=there)
+        return [asked.propose().trial_id for _ in range(3)]
+
+    assert first_three() == first_three()
+
+
+def test_the_history_is_the_results(tmp_path):
+    storage = Storage(tmp_path)
+    ids = write_results(storage, [MadeUp(beta=40, generations=400), MadeUp(beta=500), MadeUp(beta=50, seed=7)])
+    search = resolve_search(
+        Search(storage=str(tmp_path), experiment="made_up", beta=(10, 100), learning_rate=(1e-3, 1e-3))
+    )
+    limits = Limits(variety=0.0, cross_entropy=0.0, nats=math.inf, repetition=1.0)
+
+    def as_made_up(point: Point, length: int) -> PlannedTrial:
+        trial = planned(point, length)
+        return dataclasses.replace(trial, config=dataclasses.replace(trial.config, prompt="Once upon a time"))
+
+    found = history(storage, search, as_made_up, limits)
+    assert [past.trial.trial_id for past in found] == ids[:1]  # not what lies outside, nor another seed's
+    assert len(found[0].best) == 4 and found[0].generations == 400 and found[0].ended
+    assert not found[0].halved and not found[0].failed
+
+
+def test_a_point_is_the_sweep_that_a_person_would_type():
+    search = resolved(group_size=(10, 20), seed=5, top_k=50)
+    sweep = sweep_of(search, Point("rloo", 12.34, 1.5e-3, 20), 900)
+    assert (sweep.algorithm, sweep.beta, sweep.seed) == (("rloo",), (12.34,), (5,))
+    assert (sweep.learning_rate, sweep.group_size, sweep.max_generations, sweep.top_k) == (1.5e-3, 20, 900, 50)
+    assert space_of(search).group_size == (10, 20)
+
+
+# --- on a real Ray -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_a_search_by_the_command_line_and_more_of_it(tmp_path, tiny_gpt_neo_folder: Path):
+    from test_sweep_ray import assert_verified, cli
+
+    flags = [
+        *("search", "--experiment", "tiny", "--model", str(tiny_gpt_neo_folder), "--storage", str(tmp_path)),
+        *("--beta", "1", "100", "--learning-rate", "1e-3", "1e-2", "--group-size", "10", "20", "--seed", "1"),
+        *("--max-length", "8", "--max-generations", "900", "--keep-variety", "0.5", "--keep-sense", "5"),
+    ]
+    done = cli(*flags, "--trials", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "search, 3 trials; 0 trials are there" in done.stdout
+    assert "recommended: rloo-beta" in done.stdout.splitlines()[-1]
+    storage = Storage(tmp_path)
+    rows = connect(storage).execute("SELECT trial_id, status, reason FROM trials WHERE algorithm = 'rloo'").fetchall()
+    assert len(rows) == 3
+    assert {status for _, status, _ in rows} <= {"finished", "stopped"}
+    assert {reason for _, status, reason in rows if status == "stopped"} <= {"halving", "collapse"}
+    assert_verified(tmp_path)
+    more = cli(*flags, "--trials", "4")
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert "search, 4 trials; 3 trials are there" in more.stdout
+    after = connect(storage).execute("SELECT trial_id, status, reason FROM trials WHERE algorithm = 'rloo'").fetchall()
+    assert len(after) == 4 and set(rows) <= set(after)  # nothing that had ended was run again
+    assert not list(tmp_path.rglob("searcher-state*"))
