@@ -15,9 +15,12 @@ import polars
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from rl_alliteration.advantages import get_algorithm
 from rl_alliteration.results import reader, schema
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
+from rl_alliteration.rewards import Reward
+from rl_alliteration.trainer import Trainer
 
 pytestmark = pytest.mark.ray
 
@@ -160,13 +163,20 @@ def test_a_users_own_reward_and_algorithm_work_from_a_script(tmp_path, tiny_gpt_
     assert all(raw == sum(c in "aeiou" for c in text) for text, raw in rows)
 
 
-def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(tmp_path, tiny_gpt_neo_folder):
+def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(
+    tmp_path, tiny_gpt_neo_folder, tiny_gpt_neo, make_config
+):
+    # The text that it fails on: the trial's tenth.
+    config = make_config(tiny_gpt_neo, beta=0, learning_rate=0.01, max_length=16)
+    lengths = Reward("lengths", lambda text: 100 * len(text))
+    trainer = Trainer(config, tiny_gpt_neo, lengths, get_algorithm("rloo"))
+    tenth = [row["text"] for _ in range(3) for row in trainer.step().texts][9]
     module = tmp_path / "mine.py"  # in the folder that the command is run in, which the actors need not know
     expression = ("--reward", "100*mine:breaks + alliteration - alliteration")
     arguments = flags(tiny_gpt_neo_folder, tmp_path / "results", "--beta", "0", "--max-generations", "12", *expression)
 
     def sweep(body: str) -> subprocess.CompletedProcess[str]:
-        module.write_text(f"import math\ncalls = []\ndef breaks(text):\n    calls.append(text)\n    return {body}\n")
+        module.write_text(f"import math\ndef breaks(text):\n    return {body}\n")
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.run(
             command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -176,7 +186,7 @@ def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(tmp_pat
         sql = f"SELECT {columns} FROM {view} WHERE algorithm = 'rloo' ORDER BY ALL"
         return reader.run_query(Storage(tmp_path / "results"), sql)[1]
 
-    done = sweep("math.nan if len(calls) > 10 else len(text)")
+    done = sweep(f"math.nan if text == {tenth!r} else len(text)")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "the reward '100*mine:breaks' gave nan, not a finite number, on the text 'Once upon a time" in last
