@@ -85,6 +85,9 @@ class MadeUp:
     """What a chant costs, nats per token."""
     reward: str = "alliteration"
     status: str = schema.FINISHED
+    reason: str = ""
+    target_kl: float | None = None
+    learning_rate: float = 1e-3
 
 
 def write_results(
@@ -107,7 +110,8 @@ def write_results(
 def _write_trial(storage: Storage, log: EventLog, trial: MadeUp, text: Callable[..., str] | None) -> str:
     config = TrialConfig(
         algorithm="rloo" if trial.algorithm == "original" else trial.algorithm,
-        beta=trial.beta, seed=trial.seed, learning_rate=1e-3, group_size=1 if trial.algorithm == "reinforce" else 10,
+        beta=trial.beta, seed=trial.seed, learning_rate=trial.learning_rate, target_kl=trial.target_kl,
+        group_size=1 if trial.algorithm == "reinforce" else 10,
         reward=trial.reward, reward_version=1, prompt=PROMPT, max_length=100, temperature=1.0, top_k=0,
         weights="00", tokenizer="00", dtype="float32", threads=1,
     )  # fmt: skip
@@ -139,5 +143,5 @@ def _write_trial(storage: Storage, log: EventLog, trial: MadeUp, text: Callable[
         if writer.pending >= 600:
             writer.write_part()
     writer.write_part()
-    log.append(planned, trial.status, generations=trial.generations)
+    log.append(planned, trial.status, generations=trial.generations, reason=trial.reason)
     return planned.trial_id

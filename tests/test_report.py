@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 from made_up import MadeUp, story, write_results
 
-from rl_alliteration.analysis.windows import METRICS, measure
+from rl_alliteration.analysis.alliteration import letter_entropy
+from rl_alliteration.analysis.claims import Sweep, comparable
+from rl_alliteration.analysis.frontier import frontier, recommend
+from rl_alliteration.analysis.letters import entropy_by_kl
+from rl_alliteration.analysis.windows import METRICS, Analysis, measure
 from rl_alliteration.cli import main
 from rl_alliteration.report.command import Report, report
 from rl_alliteration.report.drawing import save_png, to_plotly
-from rl_alliteration.report.figures import study_figures
+from rl_alliteration.report.figures import letters_by_kl, metric_figures, study_figures
 from rl_alliteration.report.page import build_page, main_figures
 from rl_alliteration.report.texts import chosen_generations, sample_texts
 from rl_alliteration.results import schema
-from rl_alliteration.results.reader import connect
+from rl_alliteration.results.reader import connect, searched
 from rl_alliteration.results.storage import Storage
 
 HOSTILE = 'ball <script>document.title = "owned"</script> trees & </script><img src=x onerror=alert(1)> the\u2028tall'
@@ -129,6 +134,66 @@ def test_figures_are_written_as_pngs(storage, tmp_path):
     for path in save_png(chosen, tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_controlled_coefficient_is_shown_beside_the_fixed_ones(tmp_path):
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(beta=60, generations=200), MadeUp(beta=60, target_kl=0.1, generations=200)])
+    analysis = measure(connect(storage))
+    over_time, at_the_end = metric_figures(analysis, "alliteration", "variety")
+    assert [series.name for series in over_time.series if not series.faint] == ["beta 60", "KL target 0.1"]
+    assert len({series.colour for series in over_time.series}) == 2
+    assert list(at_the_end.series[0].x) == ["60", "KL target 0.1"]
+    assert [trial.target_kl for trial in analysis.trained] == [None, 0.1]
+    assert Sweep(comparable(analysis)).by_beta.keys() == {60.0}
+    assert len(Sweep(comparable(analysis)).by_beta[60.0]) == 1  # findings are of fixed betas
+
+
+def test_a_search_is_shown_trial_by_trial(tmp_path):
+    storage = Storage(tmp_path / "results")
+    made = [
+        MadeUp(beta=20, seed=1, learning_rate=2e-3, generations=200),
+        MadeUp(beta=80, seed=1, generations=100, status=schema.STOPPED, reason="halving"),
+        MadeUp(beta=10, seed=1, falls_at=0, generations=200, status=schema.STOPPED, reason="collapse"),
+    ]
+    ids = write_results(storage, made, "looked_for")
+    storage.put("runs/looked_for/1.json", json.dumps({"limits": {"variety": 0.5}}).encode())
+    write_results(storage, [MadeUp(beta=30, generations=100)], "swept")
+    storage.put("runs/swept/1.json", b'{"trials": []}')
+    assert searched(storage) == {"looked_for"}
+    analysis = measure(connect(storage))
+    figures = {figure.key: figure for figure in main_figures(analysis, searches=searched(storage))}
+    history = figures["search_history"]
+    points = {series.name: series for series in history.series}
+    assert list(points) == ["finished", "stopped: others did better", "stopped: collapsed", "best so far"]
+    assert [list(points[name].x) for name in list(points)[:3]] == [[1.0], [2.0], [3.0]]  # as they began
+    assert points["stopped: collapsed"].y == [0.0]  # no window of it keeps variety and sense
+    best = recommend(frontier(Analysis([t for t in analysis.trials if t.trial_id == ids[0]], 100)))
+    assert points["finished"].y == [best.point.alliteration]
+    assert points["best so far"].y == sorted(points["best so far"].y)
+    assert figures["search_beta"].log_x and "search_learning_rate" in figures
+    report(Report(storage=str(storage), output=str(tmp_path / "page.html")), lambda line: None)
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        'id="search"' in page and "stopped (halving)" in page and '<button type="button">learning rate</button>' in page
+    )
+    report(Report(storage=str(storage), experiment="swept", output=str(tmp_path / "page.html")), lambda line: None)
+    assert 'id="search"' not in (tmp_path / "page.html").read_text()
+
+
+def test_letters_of_rewards_are_compared_at_equal_divergence(storage):
+    analysis = measure(connect(storage), "made_up")
+    figure = letters_by_kl(analysis)
+    assert [series.name for series in figure.series] == ["alliteration", "a_words"]
+    assert list(figure.series[0].x) == ["0.05 to 0.1", "0.1 to 0.2", "0.2 to 0.4", "0.4 to 0.8", "0.8 to 1.6"]
+    json.dumps(to_plotly(figure), allow_nan=False)
+    trial = next(trial for trial in analysis.trained if trial.reward_function == "alliteration" and trial.beta == 0)
+    kl = -trial.metrics["kl_penalty"]
+    inside = trial.full & (kl >= 0.2) & (kl < 0.4)
+    expected = letter_entropy(trial.by_letter[inside].sum(axis=0))
+    found = entropy_by_kl([trial], (0.2, 0.4))["0.2 to 0.4"]
+    assert inside.any() and found.value == pytest.approx(expected)
+    assert math.isnan(entropy_by_kl([trial], (90, 99))["90 to 99"].value)
 
 
 # --- the command ----------------------------------------------------------------------------------------------

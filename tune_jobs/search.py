@@ -1,6 +1,6 @@
 """Search for the beta, learning rate, group size and algorithm that buy most: takes the flags of `search`.
 
-    python -m tune_jobs.search --preset frontier --storage results
+python -m tune_jobs.search --preset frontier --storage results
 """
 
 import sys

@@ -58,7 +58,7 @@ def check_claims(analysis: Analysis) -> list[Claim]:
     Trials of one beta are its seeds. Findings that compare betas look at the length that all their trials have;
     what goes on for longer is the extended run.
     """
-    compared = [trial for trial in analysis.trained if trial.original is not None]
+    compared = comparable(analysis)
     letters = [t for t in compared if t.reward_function == "a_words" and t.beta == 0]
     swept = [t for t in compared if t.reward_function == "alliteration" and t.algorithm == "rloo"]
     sweep = Sweep(swept)
@@ -124,8 +124,13 @@ def collapsed_by(trial: Trial, length: int) -> int | None:
 
 def beta_to_extend(analysis: Analysis) -> float | None:
     """The smallest beta that has not collapsed by the length that all trials have; None if all have."""
-    trials = [t for t in analysis.trained if t.original is not None and t.reward_function == "alliteration"]
+    trials = [t for t in comparable(analysis) if t.reward_function == "alliteration"]
     return min(Sweep([t for t in trials if t.algorithm == "rloo"]).others, default=None)
+
+
+def comparable(analysis: Analysis) -> list[Trial]:
+    """The trials that findings are about: with a fixed beta, and an original to compare them with."""
+    return [trial for trial in analysis.trained if trial.original is not None and trial.target_kl is None]
 
 
 def _original(trials: Sequence[Trial]) -> list[Claim]:

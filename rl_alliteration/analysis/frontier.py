@@ -111,16 +111,16 @@ def recommend(points: Sequence[Point], keep_variety: float = KEEP_VARIETY) -> Re
         points: of `frontier`, which has settled what sense is.
         keep_variety: share of the original's variety to keep, 0 … 1.
     """
-    kept = [
-        point
-        for point in points
-        if point.sense
-        and point.trial.original is not None
-        and point.variety >= keep_variety * point.trial.original.metrics["variety"]
-    ]
+    kept = [point for point in points if keeps(point, keep_variety)]
     if not kept:
         return None
     return _recommendation(max(kept, key=lambda point: (point.alliteration, point.variety)))
+
+
+def keeps(point: Point, keep_variety: float = KEEP_VARIETY) -> bool:
+    """Whether a window keeps the original's sense, and this share of its variety."""
+    original = point.trial.original
+    return point.sense and original is not None and point.variety >= keep_variety * original.metrics["variety"]
 
 
 def recommended(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,8 +91,15 @@ class Trial:
     trial_id: str
     algorithm: str
     beta: float
+    """Fixed, or where a controlled coefficient began."""
+    target_kl: float | None
+    """What a controller steered the KL divergence to, nats a token; None if beta was fixed."""
     seed: int
     status: str
+    reason: str
+    """Of the status, where there is one: what stopped the trial."""
+    began: str
+    """When it was planned for the first time: ISO 8601, UTC."""
     generations: int
     max_generations: int
     reward_function: str
@@ -116,6 +124,11 @@ class Trial:
     original: Original | None = None
     collapse: int | None = None
     """The generation at which it collapsed (`collapse.RULE`); None if it did not, or has no original."""
+
+    @property
+    def coefficient(self) -> str:
+        """Beta, or what took its place, in words."""
+        return f"beta {self.beta:g}" if self.target_kl is None else f"KL target {self.target_kl:g}"
 
     @property
     def is_original(self) -> bool:
@@ -209,9 +222,11 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
     """What `trials` says of each, in the order of `measure`."""
     answer = connection.execute(
         """
-        SELECT experiment, trial_id, algorithm, beta, seed, status, max_generations, reward_function, group_size,
-               learning_rate, model, prompt, max_length, temperature, top_k
+        SELECT experiment, trial_id, algorithm, beta, seed, status, reason, max_generations, reward_function,
+               group_size, learning_rate, model, prompt, max_length, temperature, top_k, config, began
         FROM trials
+        JOIN (SELECT experiment, trial_id, min(written_at) AS began FROM trial_events GROUP BY ALL)
+        USING (experiment, trial_id)
         WHERE ($experiment IS NULL OR experiment = $experiment)
           AND ($trial_id IS NULL OR trial_id = $trial_id OR algorithm = 'original')
         ORDER BY algorithm = 'original', reward_function DESC, algorithm DESC, beta, seed, experiment, trial_id
@@ -219,7 +234,10 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
         {"experiment": experiment, "trial_id": trial_id},
     )
     names = [column[0] for column in answer.description]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    facts = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    for fact in facts:
+        fact["target_kl"] = json.loads(fact.pop("config")).get("target_kl")
+    return facts
 
 
 def check_window(window: int) -> None:

@@ -79,6 +79,7 @@ def _write(command: Report, live: bool) -> None:
     storage = open_storage(command.storage)
     connection = reader.connect(storage)
     analysis = measure(connection, command.experiment, command.window)
+    searches = {name for name in reader.searched(storage) if command.experiment in (None, name)}
     page = build_page(
         analysis,
         connection,
@@ -86,6 +87,7 @@ def _write(command: Report, live: bool) -> None:
         keep_variety=command.keep_variety,
         nats=command.keep_sense,
         storage=command.storage,
+        searches=searches,
         watch_seconds=round(WATCH_SECONDS) if live else 0,
     )
     target = Path(command.output)
@@ -98,7 +100,8 @@ def _write(command: Report, live: bool) -> None:
             staged.unlink()
         raise UserError(f"--output: {command.output!r} cannot be written ({error.strerror})") from error
     if command.figures is not None:
-        save_png(main_figures(analysis, command.keep_variety, command.keep_sense), Path(command.figures))
+        figures = main_figures(analysis, command.keep_variety, command.keep_sense, searches)
+        save_png(figures, Path(command.figures))
 
 
 def _check_output(target: Path) -> None:

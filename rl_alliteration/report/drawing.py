@@ -29,6 +29,8 @@ def to_plotly(figure: Figure) -> dict[str, Any]:
     x_axis: dict[str, Any] = {"title": {"text": figure.x_title}, "automargin": True}
     if categorical:
         x_axis["type"] = "category"
+    elif figure.log_x:
+        x_axis["type"] = "log"
     return {
         "data": [_trace(series, figure) for series in figure.series],
         "layout": {
@@ -142,6 +144,8 @@ def _draw(axes: Any, figure: Figure) -> None:
         axes.axhline(y, color=GREY, linestyle=":", linewidth=1)
         axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=GREY)
     axes.set(title=figure.title, xlabel=figure.x_title, ylabel=figure.y_title)
+    if figure.log_x:
+        axes.set_xscale("log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#00000018")
     axes.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)

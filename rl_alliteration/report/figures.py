@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_alliteration.analysis.alliteration import LETTERS
-from rl_alliteration.analysis.frontier import Point, Recommendation
+from rl_alliteration.analysis.frontier import Point, Recommendation, keeps
+from rl_alliteration.analysis.letters import entropy_by_kl
 from rl_alliteration.analysis.seeds import estimate, interquartile_mean
 from rl_alliteration.analysis.windows import METRICS, Analysis, Trial
 
@@ -61,9 +62,11 @@ class Figure:
     """Horizontal lines: what they are, and where."""
     stacked: bool = False
     digits: int = 2
+    log_x: bool = False
 
 
-Setting = tuple[str, float]
+Setting = tuple[str, str]
+"""Algorithm, and beta or what took its place (`Trial.coefficient`)."""
 
 
 def rewards_of(analysis: Analysis) -> list[str]:
@@ -72,20 +75,26 @@ def rewards_of(analysis: Analysis) -> list[str]:
 
 
 def settings_of(trials: Iterable[Trial]) -> dict[Setting, list[Trial]]:
-    """Trials, seeds together, by (algorithm, beta)."""
+    """Trials, seeds together, by setting."""
     found: dict[Setting, list[Trial]] = {}
     for trial in trials:
-        found.setdefault((trial.algorithm, trial.beta), []).append(trial)
+        found.setdefault((trial.algorithm, trial.coefficient), []).append(trial)
     return found
 
 
 def colours(trials: Sequence[Trial]) -> Callable[[Setting], str]:
-    """Colours of settings: by beta from red to violet; by algorithm where there is one beta only."""
-    betas = sorted({trial.beta for trial in trials})
-    if len(betas) == 1:
+    """Colours of settings: by beta from red to violet, KL targets after that; by algorithm where there is one only."""
+    ordered = sorted(trials, key=lambda trial: (trial.target_kl is not None, -(trial.target_kl or 0), trial.beta))
+    names = list(dict.fromkeys(trial.coefficient for trial in ordered))
+    if len(names) == 1:
         return lambda setting: _ALGORITHMS.get(setting[0], _SPECTRUM[5])
-    by_beta = dict(zip(betas, _spectrum(len(betas)), strict=True))
-    return lambda setting: by_beta[setting[1]]
+    by_name = dict(zip(names, _spectrum(len(names)), strict=True))
+    return lambda setting: by_name[setting[1]]
+
+
+def _short(coefficient: str) -> str:
+    """For an axis of betas: the number of a beta, a KL target as it is."""
+    return coefficient.removeprefix("beta ")
 
 
 def study_figures(analysis: Analysis) -> list[Figure]:
@@ -126,7 +135,7 @@ def metric_figures(analysis: Analysis, reward: str, metric: str) -> tuple[Figure
     series = []
     for algorithm in dict.fromkeys(trial.algorithm for trial in trials):
         chosen = {s: t for s, t in settings_of(trials).items() if s[0] == algorithm}
-        names = [f"{beta:g}" for _, beta in chosen]
+        names = [_short(coefficient) for _, coefficient in chosen]
         estimates = [estimate([[trial.final(metric, END_TEXTS) for trial in found]]) for found in chosen.values()]
         series.append(
             Series(
@@ -138,7 +147,7 @@ def metric_figures(analysis: Analysis, reward: str, metric: str) -> tuple[Figure
         every = [(setting, trial) for setting, found in chosen.items() for trial in found]
         series.append(
             Series(
-                f"{algorithm}: each seed", [f"{setting[1]:g}" for setting, _ in every],
+                f"{algorithm}: each seed", [_short(setting[1]) for setting, _ in every],
                 [trial.final(metric, END_TEXTS) for _, trial in every], GREY, "points", faint=True,
                 targets=[(trial.trial_id, trial.generations) for _, trial in every],
             )
@@ -160,17 +169,17 @@ def frontier_figure(points: Sequence[Point], recommendation: Recommendation | No
         chosen = [point for point in points if point.trial.reward_function == reward]
         colour = colours([point.trial for point in chosen])
         several = len({point.trial.algorithm for point in chosen}) > 1
-        for (algorithm, beta), found in _grouped(chosen).items():
+        for (algorithm, coefficient), found in _grouped(chosen).items():
             for sense in (True, False):
                 shown = [point for point in found if point.sense == sense]
-                name = f"beta {beta:g}" + (f", {algorithm}" if several else "")
+                name = coefficient + (f", {algorithm}" if several else "")
                 name += f", {reward}" if len(rewards) > 1 else ""
                 if shown:
                     series.append(
                         Series(
                             name if sense else f"{name}: sense lost",
                             [p.alliteration for p in shown], [p.variety for p in shown],
-                            colour((algorithm, beta)), "points", group=name, hollow=not sense,
+                            colour((algorithm, coefficient)), "points", group=name, hollow=not sense,
                             targets=[(p.trial.trial_id, p.first) for p in shown],
                         )
                     )  # fmt: skip
@@ -196,6 +205,78 @@ def frontier_figure(points: Sequence[Point], recommendation: Recommendation | No
     )  # fmt: skip
 
 
+def search_figures(points: Sequence[Point], trials: Sequence[Trial], keep_variety: float) -> list[Figure]:
+    """What a search found, trial by trial in the order in which they began, and by what it chose."""
+    ordered = sorted(trials, key=lambda trial: (trial.began, trial.trial_id))
+    best: dict[str, Point] = {}
+    for point in points:
+        name = point.trial.trial_id
+        if keeps(point, keep_variety) and (name not in best or point.alliteration > best[name].alliteration):
+            best[name] = point
+    scores = [best[trial.trial_id].alliteration if trial.trial_id in best else 0.0 for trial in ordered]
+    numbers = [float(number) for number in range(1, len(ordered) + 1)]
+    running = np.maximum.accumulate(scores).tolist() if scores else []
+    fates = [trial.reason if trial.status == "stopped" else trial.status for trial in ordered]
+    targets = [(t.trial_id, best[t.trial_id].first if t.trial_id in best else 0) for t in ordered]
+    fate_colours = {"finished": _SPECTRUM[3], "halving": GREY, "collapse": _SPECTRUM[0]}
+
+    def by_fate(x: Sequence[float]) -> list[Series]:
+        found = []
+        for fate in dict.fromkeys(fates):
+            chosen = [index for index, other in enumerate(fates) if other == fate]
+            name = {"halving": "stopped: others did better", "collapse": "stopped: collapsed"}.get(fate, fate)
+            found.append(
+                Series(
+                    name, [x[i] for i in chosen], [scores[i] for i in chosen],
+                    fate_colours.get(fate, _SPECTRUM[5]), "points", targets=[targets[i] for i in chosen],
+                )
+            )  # fmt: skip
+        return found
+
+    y_title = "alliterating pairs per 100 words"
+    what = (
+        "Alliteration of a trial's best window among those that keep variety and sense. Choose a point to read its "
+        "texts."
+    )
+    history = Figure(
+        "search_history", "The search, trial by trial", f"{what} The line: the best so far.",
+        "trial", y_title, [*by_fate(numbers), Series("best so far", numbers, running, GOLD)],
+        _references(ordered, "alliteration"),
+    )  # fmt: skip
+    chosen_by = [
+        Figure(
+            f"search_{key}", f"The search, by {title}", what, title, y_title, by_fate([value(t) for t in ordered]),
+            _references(ordered, "alliteration"), log_x=True,
+        )
+        for key, title, value in (
+            ("beta", "beta", lambda trial: trial.beta),
+            ("learning_rate", "learning rate", lambda trial: trial.learning_rate),
+        )
+        if len({value(trial) for trial in ordered}) > 1
+    ]  # fmt: skip
+    return [history, *chosen_by]
+
+
+def letters_by_kl(analysis: Analysis) -> Figure:
+    """How evenly initial letters alliterate under each reward, at equal distance from the original model."""
+    series = []
+    for reward, colour in zip(rewards_of(analysis), _spectrum(len(rewards_of(analysis))), strict=True):
+        estimates = entropy_by_kl([trial for trial in analysis.trained if trial.reward_function == reward])
+        series.append(
+            Series(
+                reward, list(estimates), [e.value for e in estimates.values()], colour, "points",
+                bounds=([e.low for e in estimates.values()], [e.high for e in estimates.values()]),
+            )
+        )  # fmt: skip
+    return Figure(
+        "letters_by_kl", "How evenly letters alliterate, at equal KL divergence",
+        "Entropy of the initial letters of the alliterating pairs, over windows that are equally far from the original "
+        "model: the interquartile mean over trials with its 95% bootstrap interval.",
+        "KL divergence, nats per token", "entropy of letters, nats", series, _references(analysis.trained,
+        "letter_entropy"),
+    )  # fmt: skip
+
+
 def letters_by_beta(analysis: Analysis, reward: str) -> Figure:
     """Which initial letters alliterate at the end, by setting; the original for comparison."""
     trials = [trial for trial in analysis.trained if trial.reward_function == reward]
@@ -205,8 +286,8 @@ def letters_by_beta(analysis: Analysis, reward: str) -> Figure:
     if original is not None:
         names.append("original")
         counts.append(original.by_letter)
-    for (algorithm, beta), found in settings_of(trials).items():
-        names.append(f"{beta:g}" + (f" {algorithm}" if several else ""))
+    for (algorithm, coefficient), found in settings_of(trials).items():
+        names.append(_short(coefficient) + (f" {algorithm}" if several else ""))
         windows = max(1, END_TEXTS // analysis.window)
         counts.append(np.sum([trial.by_letter[-windows:].sum(axis=0) for trial in found], axis=0))
     return _letters(
@@ -249,8 +330,8 @@ def _by_generation(trials: Sequence[Trial], metric: str, key: str, title: str, c
     colour = colours(trials)
     several = len({trial.algorithm for trial in trials}) > 1
     series = []
-    for (algorithm, beta), found in settings_of(trials).items():
-        name = f"beta {beta:g}" + (f", {algorithm}" if several else "")
+    for (algorithm, coefficient), found in settings_of(trials).items():
+        name = coefficient + (f", {algorithm}" if several else "")
         for trial in found:
             if metric in trial.curve:
                 x, y = trial.curve["generation"].tolist(), trial.curve[metric].tolist()
@@ -259,7 +340,7 @@ def _by_generation(trials: Sequence[Trial], metric: str, key: str, title: str, c
                 x, y = _windows(trial, metric)
             if metric in trial.curve or len(found) > 1:
                 seed = f"{name}, seed {trial.seed}"
-                series.append(Series(seed, x, y, colour((algorithm, beta)), group=name, faint=True))
+                series.append(Series(seed, x, y, colour((algorithm, coefficient)), group=name, faint=True))
         shown = [(trial.first[trial.full], trial.metrics[metric][trial.full]) for trial in found]
         length = max((len(first) for first, _ in shown), default=0)
         columns = [[values[k] for _, values in shown if k < len(values)] for k in range(length)]
@@ -269,7 +350,7 @@ def _by_generation(trials: Sequence[Trial], metric: str, key: str, title: str, c
                 name,
                 (longest + found[0].window / 2).tolist(),
                 [float(interquartile_mean(np.array(column))) for column in columns],
-                colour((algorithm, beta)), dashed=several and algorithm == "reinforce",
+                colour((algorithm, coefficient)), dashed=several and algorithm == "reinforce",
             )
         )  # fmt: skip
     about = METRICS[metric]
@@ -287,7 +368,7 @@ def _algorithms(trials: Sequence[Trial], algorithms: Sequence[str], reward: str)
     """At the smallest beta that all algorithms have, or the smallest at all: each trial a line, as in the study."""
     betas = set.intersection(*({t.beta for t in trials if t.algorithm == name} for name in algorithms))
     beta = min(betas or {trial.beta for trial in trials})
-    chosen = [trial for trial in trials if trial.beta == beta]
+    chosen = [trial for trial in trials if trial.beta == beta and trial.target_kl is None]
     series = []
     seen = set()
     for trial in chosen:
@@ -318,13 +399,13 @@ def _extended_figure(trials: Sequence[Trial], extended: Sequence[Trial], reward:
     colour = colours(trials)
     series = []
     for trial in extended:
-        setting = (trial.algorithm, trial.beta)
+        setting = (trial.algorithm, trial.coefficient)
         x, y = trial.curve["generation"].tolist(), trial.curve["raw_reward"].tolist()
-        name = f"beta {trial.beta:g}"
+        name = trial.coefficient
         series.append(Series(f"{name}, seed {trial.seed}", x, y, colour(setting), group=name, faint=True))
     for setting, found in settings_of(extended).items():
         together = _by_generation(found, "raw_reward", "", "", "").series[-1]
-        series.append(dataclasses.replace(together, name=f"beta {setting[1]:g}", colour=colour(setting), dashed=False))
+        series.append(dataclasses.replace(together, name=setting[1], colour=colour(setting), dashed=False))
         fallen = [trial for trial in found if trial.collapse is not None]
         if fallen:
             at = [int(trial.collapse or 0) for trial in fallen]
@@ -344,13 +425,14 @@ def _extended_figure(trials: Sequence[Trial], extended: Sequence[Trial], reward:
 
 def _references(trials: Sequence[Trial], metric: str) -> list[tuple[str, float]]:
     original = next((trial.original for trial in trials if trial.original), None)
-    return [("original model", original.metrics[metric])] if original is not None else []
+    known = original is not None and np.isfinite(original.metrics[metric])  # short texts have no triples, say
+    return [("original model", original.metrics[metric])] if original is not None and known else []
 
 
 def _grouped(points: Sequence[Point]) -> dict[Setting, list[Point]]:
     found: dict[Setting, list[Point]] = {}
     for point in points:
-        found.setdefault((point.trial.algorithm, point.trial.beta), []).append(point)
+        found.setdefault((point.trial.algorithm, point.trial.coefficient), []).append(point)
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -21,7 +22,7 @@ from plotly.offline import get_plotlyjs
 from rl_alliteration.analysis import collapse
 from rl_alliteration.analysis.alliteration import LETTERS
 from rl_alliteration.analysis.claims import check_claims
-from rl_alliteration.analysis.frontier import KEEP_VARIETY, NEW_TEXTS, Recommendation, frontier, recommend
+from rl_alliteration.analysis.frontier import KEEP_VARIETY, NEW_TEXTS, Point, Recommendation, frontier, recommend
 from rl_alliteration.analysis.windows import METRICS, SENSE_NATS, WINDOW, Analysis, Trial
 from rl_alliteration.report.drawing import to_plotly
 from rl_alliteration.report.figures import (
@@ -29,9 +30,11 @@ from rl_alliteration.report.figures import (
     Figure,
     frontier_figure,
     letters_by_beta,
+    letters_by_kl,
     letters_over_time,
     metric_figures,
     rewards_of,
+    search_figures,
     study_figures,
 )
 from rl_alliteration.report.texts import sample_texts
@@ -41,10 +44,17 @@ _COLUMNS = (
     ("reward, start", False), ("reward, end", False), ("alliteration", False), ("variety", False),
     ("KL", False), ("repetition", False), ("letters", True), ("collapses at", False),
 )  # fmt: skip
+_SEARCHED = (("learning rate", False), ("group", False))
+"""Columns of trials that a search chose."""
 
 
-def main_figures(analysis: Analysis, keep_variety: float = KEEP_VARIETY, nats: float = SENSE_NATS) -> list[Figure]:
-    """The figures worth a file each: the study's, variety, letters, the frontier."""
+def main_figures(
+    analysis: Analysis,
+    keep_variety: float = KEEP_VARIETY,
+    nats: float = SENSE_NATS,
+    searches: Collection[str] = (),
+) -> list[Figure]:
+    """The figures worth a file each: the study's, variety, letters, the frontier, searches."""
     points = frontier(analysis, nats)
     found = study_figures(analysis)
     for reward in rewards_of(analysis):
@@ -54,6 +64,22 @@ def main_figures(analysis: Analysis, keep_variety: float = KEEP_VARIETY, nats: f
         found.append(letters_by_beta(analysis, reward))
     if points:
         found.append(frontier_figure(points, recommend(points, keep_variety), keep_variety))
+    if len(rewards_of(analysis)) > 1:
+        found.append(letters_by_kl(analysis))
+    return found + _searched(analysis, points, keep_variety, searches)
+
+
+def _searched(
+    analysis: Analysis, points: Sequence[Point], keep_variety: float, searches: Collection[str]
+) -> list[Figure]:
+    """The figures of each experiment that a search has run in."""
+    found = []
+    for name in sorted(searches):
+        trials = [trial for trial in analysis.trained if trial.experiment == name]
+        figures = search_figures([p for p in points if p.trial.experiment == name], trials, keep_variety)
+        if len(searches) > 1:
+            figures = [dataclasses.replace(f, key=f"{f.key}_{name}", title=f"{f.title} ({name})") for f in figures]
+        found += figures if trials else []
     return found
 
 
@@ -65,6 +91,7 @@ def build_page(
     keep_variety: float = KEEP_VARIETY,
     nats: float = SENSE_NATS,
     storage: str = "STORAGE",
+    searches: Collection[str] = (),
     watch_seconds: int = 0,
 ) -> str:
     """The page as HTML.
@@ -76,6 +103,7 @@ def build_page(
         keep_variety: share of the original's variety that the recommendation keeps.
         nats: how far its cross-entropy under the original model may be off.
         storage: where the results are, for the command that exports the recommendation.
+        searches: experiments that a search has run in.
         watch_seconds: how often the page loads itself again; 0: never.
     """
     points = frontier(analysis, nats)
@@ -86,7 +114,10 @@ def build_page(
     trials = [*analysis.trained, *(trial for trial in analysis.trials if trial.is_original and len(trial.first))]
     texts = sample_texts(connection, trials)
     letters = _letter_figures(analysis, rewards)
-    plots: dict[str, Any] = {figure.key: to_plotly(figure) for figure in [*study, *([cost] if cost else [])]}
+    searched = _searched(analysis, points, keep_variety, searches)
+    by_kl = letters_by_kl(analysis) if len(rewards) > 1 else None
+    drawn = [*study, *([cost] if cost else []), *searched, *([by_kl] if by_kl else [])]
+    plots: dict[str, Any] = {figure.key: to_plotly(figure) for figure in drawn}
     for reward in rewards:
         for metric in METRICS:
             for figure in metric_figures(analysis, reward, metric):
@@ -109,15 +140,19 @@ def build_page(
         claims=_claims(analysis),
         study=study,
         frontier=cost,
+        searched=searched,
+        letters_by_kl=by_kl,
         collapse_rule=collapse.RULE,
         metrics=METRICS,
         rewards=rewards,
         letter_options=[(key, name) for key, (name, _) in letters.items()],
         window=analysis.window,
         end_texts=END_TEXTS,
-        trial_columns=[{"title": name, "left": left} for name, left in _COLUMNS],
+        trial_columns=[
+            {"title": name, "left": left} for name, left in (_COLUMNS[:2] + _SEARCHED * bool(searched) + _COLUMNS[2:])
+        ],
         trial_rows=[
-            {"index": i, "name": names[i], "trial_id": trial.trial_id, "cells": _cells(trial)}
+            {"index": i, "name": names[i], "trial_id": trial.trial_id, "cells": _cells(trial, bool(searched))}
             for i, trial in enumerate(trials)
         ],
         texts_line=(
@@ -176,7 +211,7 @@ def _name(trial: Trial, among: Sequence[Trial]) -> str:
     """A trial for people: what sets it apart."""
     several_experiments = len({other.experiment for other in among}) > 1
     several_rewards = len({other.reward_function for other in among}) > 1
-    words = [trial.algorithm] if trial.is_original else [f"{trial.algorithm} beta {trial.beta:g} seed {trial.seed}"]
+    words = [trial.algorithm] if trial.is_original else [f"{trial.algorithm} {trial.coefficient} seed {trial.seed}"]
     words += [trial.reward_function] * several_rewards + [trial.experiment] * several_experiments
     return ", ".join(words)
 
@@ -250,7 +285,17 @@ def _export_command(found: Recommendation, storage: str, keep_variety: float, na
     return shlex.join([*words, "--trial", found.trial.trial_id, "--output", "model"])
 
 
-def _cells(trial: Trial) -> list[dict[str, Any]]:
+def _chosen(trial: Trial) -> list[dict[str, Any]]:
+    """What a search chooses beside algorithm and beta."""
+    if trial.is_original:
+        return [{"text": "–", "sort": ""}] * 2
+    return [
+        {"text": f"{trial.learning_rate:g}", "sort": trial.learning_rate},
+        {"text": str(trial.group_size), "sort": trial.group_size},
+    ]
+
+
+def _cells(trial: Trial, searched: bool) -> list[dict[str, Any]]:
     """The cells of a trial's row: what is shown, and what is sorted by."""
 
     def number(value: float, digits: int) -> dict[str, Any]:
@@ -267,9 +312,10 @@ def _cells(trial: Trial) -> list[dict[str, Any]]:
     start = trial.metrics["raw_reward"][:1]
     return [
         word(trial.algorithm),
-        {"text": "–", "sort": ""} if plain else {"text": f"{trial.beta:g}", "sort": trial.beta},
+        {"text": "–", "sort": ""} if plain else {"text": trial.coefficient.removeprefix("beta "), "sort": trial.beta},
+        *(_chosen(trial) if searched else ()),
         {"text": "–", "sort": ""} if plain else {"text": str(trial.seed), "sort": trial.seed},
-        word(trial.status),
+        word(f"{trial.status} ({trial.reason})" if trial.status == "stopped" and trial.reason else trial.status),
         {"text": f"{trial.generations:,}" + of, "sort": trial.generations},
         number(float(start[0]) if len(start) else math.nan, 1),
         number(trial.final("raw_reward", END_TEXTS), 1),

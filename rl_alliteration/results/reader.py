@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import time
@@ -95,6 +96,12 @@ def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str
         names = ", ".join(sorted({name for name, _ in found}))
         raise UserError(f"--experiment: {experiment!r} is not in {str(storage)!r}; there is: {names}")
     return chosen
+
+
+def searched(storage: Storage) -> set[str]:
+    """Experiments that a search has run in, by the records of their runs."""
+    records = {path: path.split("/")[1] for path in storage.list("runs") if path.endswith(".json")}
+    return {name for path, name in records.items() if "limits" in json.loads(storage.get(path))}
 
 
 def parts(storage: Storage, dataset: str, experiment: str, trial_id: str) -> list[str]:
