@@ -590,8 +590,9 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
             )
         return
     several = len({summary.experiment for summary in summaries}) > 1
-    for column in (*(["experiment"] if several else []), "algorithm", "beta", "seed", "status", "texts", "reward",
-                   "KL", "variety", "repetition", "last text"):  # fmt: skip
+    searched = _differ_in_more_than_beta(summaries)
+    for column in (*(["experiment"] if several else []), "algorithm", "beta", *(["rate", "group"] if searched else []),
+                   "seed", "status", "texts", "reward", "KL", "variety", "repetition", "last text"):  # fmt: skip
         left = column in ("experiment", "algorithm", "status", "last text")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "last text")
     for summary in summaries:
@@ -599,6 +600,7 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
         cells = [
             summary.algorithm,
             "" if original else _coefficient(summary),
+            *(([""] * 2 if original else [f"{summary.learning_rate:g}", str(summary.group_size)]) if searched else []),
             "" if original else str(summary.seed),
             _status_of(summary),
             f"{summary.generations}/{summary.max_generations}",
@@ -610,6 +612,15 @@ def _print_summaries(console: Console, summaries: Sequence[TrialSummary]) -> Non
         last = Text(printable(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
         table.add_row(*([Text(summary.experiment)] if several else []), *map(Text, cells), last)
     console.print(table)
+
+
+def _differ_in_more_than_beta(summaries: Sequence[TrialSummary]) -> bool:
+    """Whether one algorithm was run at several learning rates or group sizes, as a search does."""
+    rates: dict[tuple[str, str], set[tuple[float, int]]] = {}
+    for summary in summaries:
+        key = (summary.experiment, summary.algorithm)
+        rates.setdefault(key, set()).add((summary.learning_rate, summary.group_size))
+    return any(len(found) > 1 for found in rates.values())
 
 
 def _coefficient(summary: TrialSummary, fixed: str = "") -> str:

@@ -34,6 +34,8 @@ class TrialSummary:
     target_kl: float | None
     """What a controller steered the KL divergence to; None if beta was fixed."""
     seed: int
+    learning_rate: float
+    group_size: int
     status: str
     reason: str
     """Of the status, where there is one: what stopped the trial."""
@@ -67,7 +69,9 @@ def summarise(
     """
     answer = connect(storage).execute(
         """
-        SELECT experiment, trial_id, algorithm, beta, config, seed, status, reason, max_generations, error FROM trials
+        SELECT experiment, trial_id, algorithm, beta, config, seed, learning_rate, group_size, status, reason,
+               max_generations, error
+        FROM trials
         WHERE $chosen IS NULL OR experiment = $chosen
         ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, seed, trial_id
         """,
