@@ -294,3 +294,16 @@ def test_the_analysis_imports_fast_and_alone():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert float(done.stdout) < 1
+
+
+def test_a_trial_as_it_was_is_a_trial_that_went_no_further(tmp_path):
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(generations=400, falls_at=150)])
+    trial = measure(connect(storage)).trials[0]
+    assert trial.collapse == 100 or trial.collapse == 200
+    early = trial.until(250)
+    assert list(early.first) == [0, 100]
+    assert early.collapse is None and early.generations == 250
+    assert early.metrics["variety"].tolist() == trial.metrics["variety"][:2].tolist()
+    assert len(early.curve["raw_reward"]) == 25
+    assert trial.until(10_000).collapse == trial.collapse

@@ -140,6 +140,23 @@ class Trial:
         """(K,) which windows are full."""
         return self.texts == self.window
 
+    def until(self, length: int) -> Trial:
+        """The trial as it was after `length` generations: only the windows that end by then."""
+        kept = self.first + self.window <= length
+        points = self.curve["generation"] < length
+        cut = dataclasses.replace(
+            self,
+            generations=min(self.generations, length),
+            first=self.first[kept],
+            texts=self.texts[kept],
+            metrics={name: values[kept] for name, values in self.metrics.items()},
+            intervals={name: (low[kept], high[kept]) for name, (low, high) in self.intervals.items()},
+            spread=self.spread[kept],
+            by_letter=self.by_letter[kept],
+            curve={name: values[points] for name, values in self.curve.items()},
+        )
+        return _compared(cut, self.original)
+
     def final(self, metric: str, texts: int = 300, before: int | None = None) -> float:
         """Mean of a metric over the full windows of the last `texts` generations (before generation `before`)."""
         chosen = self.full if before is None else self.full & (self.first + self.window <= before)
