@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +86,40 @@ def add_node(head: Head, gpus: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+@contextlib.contextmanager
+def prometheus(head: Head, folder: Path) -> Iterator[Callable[[str], list] | None]:
+    """A real Prometheus that scrapes the head: the answer to a query. None where it is not installed."""
+    program = shutil.which("prometheus")
+    if program is None:
+        yield None
+        return
+    (port,) = free_ports(1)
+    target = f"127.0.0.1:{head.metrics_port}"
+    jobs = [{"job_name": "ray", "static_configs": [{"targets": [target]}]}]
+    (folder / "prometheus.yml").write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+    process = subprocess.Popen(
+        [
+            program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+    def ask(query: str) -> list:
+        url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        try:
+            return json.load(urllib.request.urlopen(url, timeout=5))["data"]["result"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"Prometheus does not understand {query}: {error.read().decode()}") from error
+        except OSError:  # it starts
+            return []
+
+    try:
+        yield ask
+    finally:
+        end(process)
 
 
 def node_logs(head: Head) -> str:

@@ -11,7 +11,7 @@ import urllib.request
 from collections import defaultdict
 
 import pytest
-from heads import ROOT, add_node, end, kill_node, node_logs, ray_head, wait_for
+from heads import ROOT, add_node, end, kill_node, node_logs, prometheus, ray_head, wait_for
 from test_sweep_ray import assert_verified, texts
 
 from rl_alliteration.tune.metrics import COUNTERS, DASHBOARD, GAUGES
@@ -76,7 +76,10 @@ def test_a_lost_nodes_trials_move_and_nothing_is_lost(tmp_path, tiny_gpt_neo_fol
     def places() -> set[tuple]:
         return {tuple(line[:2]) for line in sightings(seen)}
 
-    with ray_head(0, FOLDER=str(seen), RL_ALLITERATION_FAKE_GPUS="1") as head:
+    with (
+        ray_head(0, FOLDER=str(seen), RL_ALLITERATION_FAKE_GPUS="1") as head,
+        prometheus(head, tmp_path) as ask,
+    ):
         environment = head.environment | {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": head.address}
         subprocess.run([sys.executable, "-c", CAPACITY], env=environment, check=True, timeout=60)
         log = (tmp_path / "log").open("w")
@@ -95,6 +98,12 @@ def test_a_lost_nodes_trials_move_and_nothing_is_lost(tmp_path, tiny_gpt_neo_fol
                 )
             wait_for(lambda: scraped(head.metrics_port).get("generations_per_second"), 60, said)
             metrics = scraped(head.metrics_port)
+            if ask is not None:  # what the dashboard shows of a sweep that has just begun
+                for query in dashboard_queries():
+                    always = re.search(r"raw_reward|kl_penalty|per_second|_trials", query)
+                    wait_for(lambda query=query, always=always: ask(query) or not always, 30, lambda q=query: q)
+                (states,) = [ask(q) for q in dashboard_queries() if "_trials" in q]
+                assert {one["metric"]["state"] for one in states} >= {"running", "planned"}
             kill_node(nodes[0])
             assert driver.wait(300) == 0, said()
         finally:
@@ -153,9 +162,15 @@ def test_a_folder_that_is_a_nodes_own_is_refused(tmp_path, monkeypatch):
     assert Storage(tmp_path).list("staging") == []
 
 
+def dashboard_queries() -> set[str]:
+    """What the Grafana dashboard asks Prometheus, of all experiments."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return {target["expr"].replace("$Experiment", ".*") for panel in panels for target in panel["targets"]}
+
+
 def test_the_dashboard_asks_for_metrics_that_there_are():
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
+    asked = dashboard_queries()
     named = set(re.findall(r"ray_rl_alliteration_(\w+)", " ".join(asked)))
     assert named <= {*GAUGES, "trials", *(f"{name}_total" for name in COUNTERS)}
     assert named >= {"raw_reward", "kl_penalty", "variety", "generations_per_second", "trials"}

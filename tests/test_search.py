@@ -21,6 +21,7 @@ from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.tune.search import (
+    FIRST_RUNG,
     LEAST,
     Past,
     Point,
@@ -91,10 +92,10 @@ def resolved(**changes) -> Search:
 
 def test_a_preset_knows_the_learning_rate_of_its_model():
     shipped = resolve_search(Search(storage="s", preset="frontier"))
-    assert (shipped.experiment, shipped.max_texts, shipped.trials) == ("frontier", 28_800, 24)
-    assert shipped.learning_rate == (5e-4, 3e-3)
+    assert (shipped.experiment, shipped.max_texts, shipped.trials) == ("frontier", 28_800, 32)
+    assert shipped.learning_rate == (1e-3, 4e-3)
     hub = resolve_search(Search(storage="s", preset="frontier", model="roneneldan/TinyStories-33M"))
-    assert hub.learning_rate == (5e-5, 3e-4)
+    assert hub.learning_rate == (1e-4, 4e-4)
     assert resolved(learning_rate=()).learning_rate == (1e-3, 1e-3)
 
 
@@ -171,8 +172,8 @@ def test_what_lags_behind_is_stopped_and_what_leads_is_not():
                 lagging[height] = windows
                 break
         asked.end(name, curve(height, windows), 100 * windows, failed=False, halved=height in lagging)
-    # At the first rung, 8 windows, the better half goes on, of those that have come there; the first one always does.
-    assert lagging == {8.0: 8, 2.0: 8}
+    # At the first rung the better half goes on, of those that have come there; the first one always does.
+    assert lagging == {8.0: FIRST_RUNG, 2.0: FIRST_RUNG}
     assert not asked.lags("another", [1.0])
 
 
@@ -210,15 +211,15 @@ def past_trial(point: Point, best: list[float], *, ended: bool = True, halved: b
 def test_a_search_goes_on_from_what_is_there():
     there = [
         past_trial(Point("rloo", 40.0, 1e-3, 10), curve(9.0, 32)),
-        past_trial(Point("reinforce", 20.0, 1e-3, 1), curve(1.0, 8), halved=True),
+        past_trial(Point("reinforce", 20.0, 1e-3, 1), curve(1.0, FIRST_RUNG), halved=True),
         past_trial(Point("rloo", 90.0, 1e-3, 20), [], failed=True),
         past_trial(Point("rloo", 50.0, 1e-3, 10), curve(5.0, 4), ended=False),
     ]
     asked = proposals(there, trials=6, max_texts=20_000)
-    assert asked.texts == 3200 + 800 + 0 + 3200
+    assert asked.texts == 3200 + 100 * FIRST_RUNG + 0 + 3200
     unfinished = asked.propose()
     assert unfinished.config.beta == 50.0  # before any new one
-    assert asked.lags(unfinished.trial_id, curve(3.0, 8))  # it is compared with those of earlier runs
+    assert asked.lags(unfinished.trial_id, curve(3.0, FIRST_RUNG))  # it is compared with those of earlier runs
     new = [asked.propose(), asked.propose(), asked.propose()]
     assert new[2] is None and {trial.trial_id for trial in new[:2]}.isdisjoint(p.trial.trial_id for p in there)
 

@@ -32,14 +32,15 @@ HALVING = "halving"
 STOPPED_FOR_GOOD = (COLLAPSE, HALVING)
 DIGITS = 4
 """Significant digits of a proposed number: what a person can type again."""
-FIRST_RUNG = 8
-"""Windows after which a trial is compared for the first time; then after twice as many, and so on."""
+FIRST_RUNG = 12
+"""Windows after which a trial is compared for the first time; then after twice as many, and so on. Before that, who
+leads is who will collapse: small betas rise first (benchmarks/results/search.md)."""
 REDUCTION = 2
 """One in so many goes on at each rung."""
 STARTUP = 8
 """Trials drawn at random before Optuna's TPE sampler models the others."""
 LEAST = FIRST_RUNG * WINDOW
-"""Texts that must be left for a new trial to begin."""
+"""Texts that must be left for a new trial to begin, if its own length is not less."""
 _TRIES = 100
 
 
@@ -88,7 +89,7 @@ class SearchPreset:
 
 PRESETS = {
     # At most the texts of the grid of `beta_fine`.
-    "frontier": SearchPreset(("rloo", "grpo"), (10.0, 100.0), (0.5, 3.0), (10, 20), 24, 3600, 28_800),
+    "frontier": SearchPreset(("rloo", "grpo"), (20.0, 100.0), (1.0, 4.0), (10, 20), 32, 3600, 28_800),
 }
 
 
@@ -177,7 +178,7 @@ def resolve_search(search: Search) -> Search:
     rates = search.learning_rate or (_rounded(low * rate), _rounded(high * rate))
     if len(rates) != 2 or rates[0] > rates[1]:
         raise UserError(f"--learning-rate: {_told(rates)} is not accepted; give two numbers, the lower first")
-    for flag, value, least in (("trials", search.trials, 1), ("max-texts", search.max_texts, LEAST)):
+    for flag, value, least in (("trials", search.trials, 1), ("max-texts", search.max_texts, min(LEAST, length))):
         if value is not None and value < least:
             raise UserError(f"--{flag}: {value} is not accepted; give {least} or more")
     if length % WINDOW:
@@ -320,7 +321,7 @@ class Proposals:
             return self._waiting.pop(0)
         for _ in range(_TRIES):
             length = self._room()
-            if self._left <= 0 or length < LEAST:
+            if self._left <= 0 or length < min(LEAST, self._length):
                 return None
             asked = self._study.ask()
             point = self._space.suggested(asked)
