@@ -82,6 +82,18 @@ def test_windows_outside_of_the_limits_count_nothing(made_up):
         assert objective.best == [pytest.approx(expected)]
 
 
+def test_a_trial_that_stays_outside_of_the_limits_is_spent():
+    limits = Limits(variety=0.0, cross_entropy=1.0, nats=0.25, repetition=1.0)
+    objective = Objective(limits)
+    windows = ["o", "i", "o", "o", "o", "i", "o", "o", "o", "o"]
+    spent = []
+    for where in windows:
+        cross_entropy = 1.0 if where == "i" else 2.0
+        objective.add([{"text": "tall trees", "original_lm_cross_entropy": cross_entropy}] * 100)
+        spent.append(objective.spent)
+    assert spent == [False] * 9 + [True]
+
+
 # --- the request -------------------------------------------------------------------------------------------
 
 
@@ -93,9 +105,9 @@ def resolved(**changes) -> Search:
 def test_a_preset_knows_the_learning_rate_of_its_model():
     shipped = resolve_search(Search(storage="s", preset="frontier"))
     assert (shipped.experiment, shipped.max_texts, shipped.trials) == ("frontier", 28_800, 32)
-    assert shipped.learning_rate == (1e-3, 4e-3)
+    assert shipped.learning_rate == (3e-3, 8e-3)
     hub = resolve_search(Search(storage="s", preset="frontier", model="roneneldan/TinyStories-33M"))
-    assert hub.learning_rate == (1e-4, 4e-4)
+    assert hub.learning_rate == (3e-4, 8e-4)
     assert resolved(learning_rate=()).learning_rate == (1e-3, 1e-3)
 
 
@@ -283,7 +295,7 @@ def test_a_search_by_the_command_line_and_more_of_it(tmp_path, tiny_gpt_neo_fold
     rows = connect(storage).execute("SELECT trial_id, status, reason FROM trials WHERE algorithm = 'rloo'").fetchall()
     assert len(rows) == 3
     assert {status for _, status, _ in rows} <= {"finished", "stopped"}
-    assert {reason for _, status, reason in rows if status == "stopped"} <= {"halving", "collapse"}
+    assert {reason for _, status, reason in rows if status == "stopped"} <= {"halving", "collapse", "spent"}
     assert_verified(tmp_path)
     more = cli(*flags, "--trials", "4")
     assert more.returncode == 0, more.stdout + more.stderr

@@ -35,6 +35,12 @@ class Limits:
         return cls(variety, original.cross_entropy, nats, original.repetition_limit)
 
 
+SPENT = "spent"
+"""Why a trial was stopped: it has left the bounds for good."""
+SPENT_WINDOWS = 4
+"""Windows in a row outside of the bounds after which that is so: variety and sense do not come back."""
+
+
 class Objective:
     """Sees a trial's texts in their order, and tells the best window so far: a number a full window.
 
@@ -48,6 +54,7 @@ class Objective:
         self._cross_entropies: list[float] = []
         self.best: list[float] = []
         """After each full window, the most alliteration of one within the limits."""
+        self._outside = 0
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """See the next texts: `text` and `original_lm_cross_entropy` of each."""
@@ -55,8 +62,15 @@ class Objective:
             self._texts.append(row["text"])
             self._cross_entropies.append(row["original_lm_cross_entropy"])
             if len(self._texts) == WINDOW:
-                self.best.append(max([self._alliteration(), *self.best[-1:]]))
+                alliteration = self._alliteration()
+                self._outside = 0 if alliteration else self._outside + 1
+                self.best.append(max([alliteration, *self.best[-1:]]))
                 self._texts, self._cross_entropies = [], []
+
+    @property
+    def spent(self) -> bool:
+        """Whether no better window is to be expected."""
+        return self._outside >= SPENT_WINDOWS
 
     def _alliteration(self) -> float:
         """Of the window's texts; 0 if it is outside of the limits."""

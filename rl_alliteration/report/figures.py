@@ -218,13 +218,15 @@ def search_figures(points: Sequence[Point], trials: Sequence[Trial], keep_variet
     running = np.maximum.accumulate(scores).tolist() if scores else []
     fates = [trial.reason if trial.status == "stopped" else trial.status for trial in ordered]
     targets = [(t.trial_id, best[t.trial_id].first if t.trial_id in best else 0) for t in ordered]
-    fate_colours = {"finished": _SPECTRUM[3], "halving": GREY, "collapse": _SPECTRUM[0]}
+    fate_colours = {"finished": _SPECTRUM[3], "halving": GREY, "collapse": _SPECTRUM[0], "spent": _SPECTRUM[1]}
+    fate_names = {"halving": "stopped: others did better", "collapse": "stopped: collapsed",
+                  "spent": "stopped: variety or sense lost"}  # fmt: skip
 
     def by_fate(x: Sequence[float]) -> list[Series]:
         found = []
         for fate in dict.fromkeys(fates):
             chosen = [index for index, other in enumerate(fates) if other == fate]
-            name = {"halving": "stopped: others did better", "collapse": "stopped: collapsed"}.get(fate, fate)
+            name = fate_names.get(fate, fate)
             found.append(
                 Series(
                     name, [x[i] for i in chosen], [scores[i] for i in chosen],

@@ -14,7 +14,7 @@ import tyro
 
 from rl_alliteration.advantages import get_algorithm
 from rl_alliteration.analysis.frontier import KEEP_VARIETY, check_limits
-from rl_alliteration.analysis.objective import Limits, Objective
+from rl_alliteration.analysis.objective import SPENT, Limits, Objective
 from rl_alliteration.analysis.stopping import COLLAPSE
 from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW
 from rl_alliteration.errors import UserError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HALVING = "halving"
 """Why a trial was stopped: others that had come as far had better windows."""
-STOPPED_FOR_GOOD = (COLLAPSE, HALVING)
+STOPPED_FOR_GOOD = (COLLAPSE, HALVING, SPENT)
 DIGITS = 4
 """Significant digits of a proposed number: what a person can type again."""
 FIRST_RUNG = 12
@@ -89,7 +89,7 @@ class SearchPreset:
 
 PRESETS = {
     # At most the texts of the grid of `beta_fine`.
-    "frontier": SearchPreset(("rloo", "grpo"), (20.0, 100.0), (1.0, 4.0), (10, 20), 32, 3600, 28_800),
+    "frontier": SearchPreset(("grpo",), (40.0, 120.0), (3.0, 8.0), (20, 40), 32, 3600, 28_800),
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ray import tune
 
 from rl_alliteration.analysis.diversity import variety
-from rl_alliteration.analysis.objective import Limits, Objective
+from rl_alliteration.analysis.objective import SPENT, Limits, Objective
 from rl_alliteration.analysis.stopping import Watch
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
@@ -97,7 +97,7 @@ class TrialTrainable(tune.Trainable):
         updates: list[dict[str, Any]] = []
         run = self._run
         try:
-            while not run.done and not self._watch.reason:
+            while not run.done and not self._stopped:
                 step = run.step()
                 self._watch.add(step.texts)
                 if self._objective is not None:
@@ -111,8 +111,8 @@ class TrialTrainable(tune.Trainable):
             with suppress(Failure):  # the texts before it stay; a storage that refuses will refuse again
                 run.publish(end=True)
         return {
-            "done": run.done or bool(self._failure or self._watch.reason),
-            "stopped": self._watch.reason,
+            "done": run.done or bool(self._failure or self._stopped),
+            "stopped": self._stopped,
             "generations": run.trainer.generation,
             "published": run.published_generations,
             **{name: _mean(texts, name, 0.0) for name in ("raw_reward", "kl_penalty")},
@@ -151,6 +151,11 @@ class TrialTrainable(tune.Trainable):
         """Called by Tune when the actor ends."""
         if self._run is not None:
             self._run.close()
+
+    @property
+    def _stopped(self) -> str:
+        """Why the trial is to be stopped before its end, by its own texts; empty if it is not."""
+        return self._watch.reason or (SPENT if self._objective is not None and self._objective.spent else "")
 
     def _variety_of_last(self, texts: list[dict[str, Any]]) -> float:
         self._texts.extend(row["text"] for row in texts)
