@@ -91,7 +91,7 @@ def test_a_trial_that_stays_outside_of_the_limits_is_spent():
         cross_entropy = 1.0 if where == "i" else 2.0
         objective.add([{"text": "tall trees", "original_lm_cross_entropy": cross_entropy}] * 100)
         spent.append(objective.spent)
-    assert spent == [False] * 9 + [True]
+    assert spent == [False] * 6 + [True]
 
 
 # --- the request -------------------------------------------------------------------------------------------
@@ -105,9 +105,9 @@ def resolved(**changes) -> Search:
 def test_a_preset_knows_the_learning_rate_of_its_model():
     shipped = resolve_search(Search(storage="s", preset="frontier"))
     assert (shipped.experiment, shipped.max_texts, shipped.trials) == ("frontier", 28_800, 32)
-    assert shipped.learning_rate == (3e-3, 8e-3)
+    assert shipped.learning_rate == (7e-4, 2e-3)
     hub = resolve_search(Search(storage="s", preset="frontier", model="roneneldan/TinyStories-33M"))
-    assert hub.learning_rate == (3e-4, 8e-4)
+    assert hub.learning_rate == (7e-5, 2e-4)
     assert resolved(learning_rate=()).learning_rate == (1e-3, 1e-3)
 
 
@@ -195,7 +195,7 @@ def test_each_text_is_counted_once_and_the_bound_holds():
     while running:
         trial = running.pop(0)
         assert trial.max_generations <= 3200
-        done = min(trial.max_generations, 900)  # stopped early: what is left goes to others
+        done = min(trial.max_generations, 1900)  # stopped early: what is left goes to others
         texts += done
         asked.end(trial.trial_id, curve(1.0, done // 100), done, failed=False, halved=True)
         following = asked.propose()

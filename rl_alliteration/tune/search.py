@@ -32,9 +32,9 @@ HALVING = "halving"
 STOPPED_FOR_GOOD = (COLLAPSE, HALVING, SPENT)
 DIGITS = 4
 """Significant digits of a proposed number: what a person can type again."""
-FIRST_RUNG = 12
-"""Windows after which a trial is compared for the first time; then after twice as many, and so on. Before that, who
-leads is who will collapse: small betas rise first (benchmarks/results/search.md)."""
+FIRST_RUNG = 18
+"""Windows after which a trial is compared for the first time; then after twice as many. Not earlier: small betas lead
+at first, and lose variety and sense before others have risen."""
 REDUCTION = 2
 """One in so many goes on at each rung."""
 STARTUP = 8
@@ -89,7 +89,7 @@ class SearchPreset:
 
 PRESETS = {
     # At most the texts of the grid of `beta_fine`.
-    "frontier": SearchPreset(("grpo",), (40.0, 120.0), (3.0, 8.0), (20, 40), 32, 3600, 28_800),
+    "frontier": SearchPreset(("rloo",), (20.0, 60.0), (0.7, 2.0), (10, 20, 40), 32, 3600, 28_800),
 }
 
 
