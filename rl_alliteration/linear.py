@@ -146,6 +146,8 @@ def _gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """(N, D) and (N, C) → (D, C): the sum over rows of their products."""
     if gradient.dtype != torch.float32:  # PyTorch's own product is by oneDNN here, and copies no factor
         return gradient.t() @ x
+    # Of columns of a wider matrix (a vocabulary in pieces) oneDNN took 25 s where it takes 0.05 s of a copy (measured).
+    gradient = gradient.contiguous()
     if gradient.shape[1] > x.shape[1]:  # the operator copies its transposed first factor: the smaller one
         return _product(x.t(), gradient.t(), None).t()
     return _product(gradient.t(), x.t(), None)
