@@ -108,7 +108,7 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(opened):
 
 def test_every_figure_draws(watched):
     keys = watched.page.eval_on_selector_all("[data-figure]", "found => found.map(div => '#' + div.id)")
-    assert len(keys) == 7
+    assert len(keys) == 8 and "#plot-letters_by_kl" in keys
     for selector in [*keys, "#over-time", "#at-the-end", "#letters-plot"]:
         drawn(watched, selector)
     lines = watched.page.locator("#plot-raw_reward_alliteration .scatterlayer .trace").count()
