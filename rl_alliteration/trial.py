@@ -81,6 +81,7 @@ class TrialRun:
         )
         if self.done or self._at_boundary():
             self.publish(end=self.done)
+        self._background.finish()  # a kill while both went on has cost points of a curve
         return step
 
     def stored_texts(self) -> Iterator[Row]:
