@@ -44,7 +44,6 @@ class TrialRun:
             storage,
             f"tensorboard/{experiment}/{trial.trial_id}",
             hyperparameters(trial),
-            purge_from=trainer.generation,
         )
         self._saved: int | None = trainer.generation if self.resumed_at else None
         self._saved_as_end = False

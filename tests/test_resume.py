@@ -324,3 +324,13 @@ def test_a_part_that_was_refused_is_written_when_the_run_ends(undisturbed, tmp_p
     assert rows(storage, trial) == rows(reference, trial)[:sampled]
     run_trial(storage, trial, tiny_gpt_neo, run_id="second")
     assert_same(storage, undisturbed)
+
+
+def test_a_run_that_takes_no_step_leaves_the_curves_alone(undisturbed, tmp_path, tiny_gpt_neo):
+    """Tune may start an actor for a trial that it then gives to another: it sees the storage before the first part."""
+    _, trial = undisturbed
+    storage = Storage(tmp_path)
+    run_trial(
+        storage, trial, tiny_gpt_neo, on_step=lambda run: open_run(storage, trial, tiny_gpt_neo, "unused").close()
+    )
+    assert_same(storage, undisturbed)

@@ -48,12 +48,18 @@ class TensorBoardWriter:
     Its own writer names files by the clock of the machine, which another machine's may contradict.
     """
 
-    def __init__(self, storage: Storage, folder: str, hyperparameters: Mapping[str, Any], purge_from: int) -> None:
-        """`purge_from`: the generation that this run goes on from; older points from there on are not shown."""
-        number = 1 + max((_number(path) for path in storage.list(folder)), default=-1)
+    def __init__(self, storage: Storage, folder: str, hyperparameters: Mapping[str, Any]) -> None:
+        """Nothing is written before the first point: an actor that Tune starts and does not use leaves no trace."""
         self._storage = storage
-        self._path = f"{folder}/{_NAME}{number:010d}.{platform.node()}"
-        local = storage.folder(self._path)
+        self._folder = folder
+        self._hyperparameters = hyperparameters
+        self._records: RecordWriter | None = None
+
+    def _open(self, purge_from: int) -> None:
+        """The next file; older points from generation `purge_from` on, which this run goes on from, are not shown."""
+        number = 1 + max((_number(path) for path in self._storage.list(self._folder)), default=-1)
+        self._path = f"{self._folder}/{_NAME}{number:010d}.{platform.node()}"
+        local = self._storage.folder(self._path)
         self._copied = local is None  # TensorBoard appends, object stores do not: it is copied there at each part
         if local is None:
             self._temporary = tempfile.NamedTemporaryFile()  # noqa: SIM115  lives as long as this writer
@@ -64,10 +70,12 @@ class TensorBoardWriter:
         self._flushed = time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
-        self._write(Event(summary=_hyperparameter_summary(hyperparameters)))
+        self._write(Event(summary=_hyperparameter_summary(self._hyperparameters)))
 
     def add(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float]) -> None:
         """One step's points, those of `logged` by their names among them, and the first text of its group."""
+        if self._records is None:
+            self._open(purge_from=texts[0]["generation"])
         for row in texts:
             values = {**row, "scaled_kl_penalty": row["beta"] * row["kl_penalty"]}
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in TEXT_SCALARS])
@@ -82,20 +90,23 @@ class TensorBoardWriter:
 
     def flush(self) -> None:
         """Put everything added so far on disk."""
-        self._records.flush()
-        self._flushed = time.monotonic()
+        if self._records is not None:
+            self._records.flush()
+            self._flushed = time.monotonic()
 
     def publish(self) -> None:
         """Flush; on an object store, copy the file there."""
         self.flush()
-        if self._copied:
+        if self._records is not None and self._copied:
             self._storage.put(self._path, self._local.read_bytes())
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._records.close()
+        if self._records is not None:
+            self._records.close()
 
     def _write(self, event: Any) -> None:
+        assert self._records is not None
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
 
