@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.trainer import Trainer
+from rl_alliteration.trainer import Trainer, TrainerState
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,14 @@ class CheckpointStore:
             if path.endswith(f"/{_STATE}")
         )
 
-    def save(self, trainer: Trainer, *, end: bool) -> None:
-        """Save the state after `trainer.generation` texts. `end`: at a run's end, so that it is never pruned."""
-        folder = self._path(trainer.generation)
-        state = trainer.state()
+    def save(self, state: TrainerState, generation: int, *, end: bool) -> None:
+        """Save a trainer's state after `generation` texts. `end`: at a run's end, so that it is never pruned."""
+        folder = self._path(generation)
         weights = safetensors.torch.save(state.weights)
         self._storage.put(f"{folder}/{_WEIGHTS}", weights)
         record = {
             "trial_id": self._trial_id,
-            "generation": trainer.generation,
+            "generation": generation,
             "end": end,
             "sha256": {_WEIGHTS: hashlib.sha256(weights).hexdigest()},
             **state.counters,

@@ -14,7 +14,7 @@ import numpy as np
 from rl_alliteration.errors import UserError
 
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
-TEXTS_VERSION = 2
+TEXTS_VERSION = 3
 
 # The trial without updates that every comparison with the unmodified model uses.
 ORIGINAL = "original"

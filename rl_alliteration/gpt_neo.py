@@ -7,14 +7,67 @@ B texts, T tokens, H heads, D width of a head, C = H · D width, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from rl_alliteration.linear import Packed, linear
+from rl_alliteration.linear import Packed, gradients_of_product, known_linear, linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """What decoding computes of a group, of which an update's forward pass then need not compute most again.
+
+    L layers; by token, then by text, as they are decoded. The memory is used again for the next group.
+    """
+
+    heads: Tensor
+    """Query, key and value: (L, B, 3, H, T, D)."""
+    attended: Tensor
+    """(L, T, B, C)."""
+    normalisers: Tensor
+    """Of attention, their logarithms: (L, T, B, H)."""
+    middle: Tensor
+    """Between a layer's halves: (L, T, B, C)."""
+    hidden: Tensor
+    """After the activation function: (L, T, B, inner width)."""
+    output: Tensor
+    """Of a layer: (L, T, B, C)."""
+    logits: Tensor
+    """(T, B, V)."""
+
+    @classmethod
+    def empty(cls, heads: Tensor, inner_width: int, vocabulary: int) -> Activations:
+        """Memory for the texts whose queries, keys and values `heads` is to hold."""
+        layers, texts, _, count, length, width = heads.shape
+        of_layers = functools.partial(heads.new_empty, layers, length, texts)
+        return cls(
+            heads,
+            attended=of_layers(count * width),
+            normalisers=of_layers(count),
+            middle=of_layers(count * width),
+            hidden=of_layers(inner_width),
+            output=of_layers(count * width),
+            logits=heads.new_empty(length, texts, vocabulary),
+        )
+
+    def rows(self) -> list[list[Tensor]]:
+        """By token: of each layer in turn what is after `heads`, then the logits; (B, …) each."""
+        of_layers = [getattr(self, name)[layer] for layer in range(len(self.heads)) for name in _OF_LAYERS]
+        return [list(rows) for rows in zip(*(part.unbind() for part in (*of_layers, self.logits)), strict=True)]
+
+    def until(self, length: int) -> Activations:
+        """Of the first `length` tokens."""
+        of_layers = {name: getattr(self, name)[:, :length] for name in _OF_LAYERS}
+        return Activations(self.heads[..., :length, :], logits=self.logits[:length], **of_layers)
+
+
+_OF_LAYERS = ("attended", "normalisers", "middle", "hidden", "output")
 
 
 class GPTNeoForward:
@@ -41,6 +94,9 @@ class GPTNeoForward:
         self._output: Packed | None = None
         self._cache = torch.empty(0)
         self._position = 0
+        self._activations: Activations | None = None
+        self._rows: list[list[Tensor]] = []
+        self._record = False
         self.loop: Any = None
         """Of the sampler on a GPU: what it keeps from group to group."""
 
@@ -68,38 +124,75 @@ class GPTNeoForward:
             x = x + linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias, dtype=self.dtype)
         return linear(transformer.ln_f(x), self.model.lm_head.weight, dtype=self.dtype)
 
+    def decoded_logits(self, token_ids: Tensor, activations: Activations) -> Tensor:
+        """`logits` of the tokens that have just been decoded, (B, T) → (T · B, V); differentiable in the parameters.
+
+        One product a layer is computed again: in decoding its result went straight into the activation function.
+        The memory of the logits is the caller's.
+        """
+        kept = activations
+        transformer = self.model.transformer
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        x = (transformer.wte(token_ids.t()) + transformer.wpe(positions)[:, None]).flatten(0, 1)
+        for index, (block, window) in enumerate(zip(self.blocks, self.windows, strict=True)):
+            attention, mlp = block.attn.attention, block.mlp
+            middle, hidden, output = (part[index].flatten(0, 1) for part in (kept.middle, kept.hidden, kept.output))
+            known = kept.heads[index], kept.attended[index], kept.normalisers[index]
+            weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+            merged = _KnownAttention.apply(block.ln_1(x), weight, *known, window)
+            x = known_linear(merged, attention.out_proj.weight, attention.out_proj.bias, middle, added_to=x)
+            before = linear(block.ln_2(x), mlp.c_fc.weight, mlp.c_fc.bias)
+            activation = _KnownGelu.apply(before, hidden)
+            x = known_linear(activation, mlp.c_proj.weight, mlp.c_proj.bias, output, added_to=x)
+        return known_linear(transformer.ln_f(x), self.model.lm_head.weight, None, kept.logits.flatten(0, 1))
+
     @torch.inference_mode()
-    def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
-        """Read the prompt, (T,), once for all `texts`; logits of the first token to sample, (B, V)."""
+    def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:
+        """Read the prompt, (T,), once for all `texts`; logits of the first token to sample, (B, V).
+
+        `record`: have `finish` return what was computed.
+        """
         length = len(prompt_ids)
-        self._prepare(texts, max_length)
+        self._prepare(texts, max_length, record)
         transformer = self.model.transformer
         x = transformer.wte.weight[prompt_ids] + transformer.wpe.weight[:length]
+        kept: list[Tensor] = []
         for layer, window, cache in zip(self._layers, self.windows, self._cache, strict=True):
-            projected = self._projected(layer, x).transpose(1, 2)
-            cache[..., :length, :] = projected[1:, None]
-            query, key, value = projected[:, None]
-            attended = _causal_attention(query, key, value, window)[0]
-            x = layer.after_attention(x, attended.transpose(0, 1).reshape(length, self.width))
+            cache[..., :length, :] = self._projected(layer, x)[..., 0, :].permute(1, 2, 0, 3)
+            query, key, value = cache[:1, ..., :length, :].unbind(1)
+            attended, normalisers = _attention(query, key, value, _mask(length, window, query), causal=True)
+            merged = attended[0].transpose(0, 1).reshape(length, self.width)
+            *later, x = layer.after_attention(x, merged)
+            kept += [merged, normalisers[0].t(), *later, x]
         self._position = length
-        return self._logits(x[-1:]).expand(texts, -1)
+        logits = self._logits(x if self._record else x[-1:])
+        if self._record:
+            for position in range(length):
+                for row, part in zip(self._rows[position], (*kept, logits), strict=True):
+                    row.copy_(part[position])
+        return logits[-1:].expand(texts, -1)
 
     @torch.inference_mode()
     def advance(self, tokens: Tensor) -> Tensor:
         """Append one token to each text, (B,); logits of the next, (B, V)."""
         transformer = self.model.transformer
         position, end = self._position, self._position + 1
-        x = transformer.wte.weight[tokens] + transformer.wpe.weight[position]
+        x = transformer.wte.weight.index_select(0, tokens) + transformer.wpe.weight[position]
+        kept: list[Tensor] = []
         for layer, window, cache in zip(self._layers, self.windows, self._cache, strict=True):
-            projected = self._projected(layer, x)
-            cache.select(-2, position).copy_(projected[1:])
+            heads = self._projected(layer, x)
+            cache.narrow(-2, position, 1).copy_(heads)
             first = 0 if window is None else max(0, end - window)
-            keys, values = cache[..., first:end, :]
-            # GPT-Neo does not scale its attention scores.
-            attended = F.scaled_dot_product_attention(projected[0][:, :, None], keys, values, scale=1.0)
-            x = layer.after_attention(x, attended.reshape(-1, self.width))
+            _, keys, values = cache.narrow(-2, first, end - first).unbind(1)
+            attended, normalisers = _attention(heads.select(1, 0), keys, values)
+            merged = attended.reshape(-1, self.width)
+            middle, hidden, x = layer.after_attention(x, merged)
+            kept += [merged, normalisers[..., 0], middle, hidden, x]
         self._position = end
-        return self._logits(x)
+        logits = self._logits(x)
+        if self._record:
+            torch._foreach_copy_(self._rows[position], [*kept, logits])
+        return logits
 
     @torch.inference_mode()
     def advance_at(self, tokens: Tensor, position: Tensor) -> Tensor:
@@ -109,29 +202,41 @@ class GPTNeoForward:
         here = (places == position)[:, None]
         x = transformer.wte.weight[tokens] + F.embedding(position, transformer.wpe.weight)
         for layer, window, cache in zip(self._layers, self.windows, self._cache, strict=True):
-            projected = self._projected(layer, x)[..., None, :]
-            cache.copy_(torch.where(here, projected[1:], cache))
+            heads = self._projected(layer, x)
+            cache.copy_(torch.where(here, heads, cache))
             seen = places <= position
             if window is not None:
                 seen = seen & (places > position - window)
-            keys, values = cache
-            attended = F.scaled_dot_product_attention(projected[0], keys, values, attn_mask=seen[None], scale=1.0)
-            x = layer.after_attention(x, attended.reshape(-1, self.width))
+            _, keys, values = cache.unbind(1)
+            attended = F.scaled_dot_product_attention(heads[:, 0], keys, values, attn_mask=seen[None], scale=1.0)
+            _, _, x = layer.after_attention(x, attended.reshape(-1, self.width))
         return self._logits(x)
 
-    def finish(self) -> None:
-        """Free the copies of the weights that decoding wanted; a GPU keeps them, for its graph."""
+    def finish(self) -> Activations | None:
+        """Free the copies of the weights that decoding wanted; a GPU keeps them, for its graph.
+
+        Returns:
+            What `start` was asked to record; None where this code cannot: in mixed precision and on a GPU.
+        """
         if self._cache.device.type == "cpu":
             self._layers, self._output = [], None
+        return self._activations.until(self._position) if self._record and self._activations else None
 
-    def _prepare(self, texts: int, max_length: int) -> None:
+    def _prepare(self, texts: int, max_length: int, record: bool) -> None:
         """Cache and weights for decoding. An update has changed the weights in place since the last group."""
         weights = self.model.transformer.wte.weight
-        shape = (len(self.blocks), 2, texts, self.heads, max_length, self.head_width)
-        if self._cache.shape != shape:
-            # Zeros: `advance_at` reads the whole cache, and nothing masked may be NaN.
-            self._cache = torch.zeros(shape, dtype=self.attention_dtype, device=weights.device)
-            self._layers, self._output = [], None
+        shape = (len(self.blocks), texts, 3, self.heads, max_length, self.head_width)
+        with torch.inference_mode(False):  # what a backward pass reads must be ordinary memory
+            if self._cache.shape != shape:
+                # Zeros: `advance_at` reads the whole cache, and nothing masked may be NaN.
+                self._cache = torch.zeros(shape, dtype=self.attention_dtype, device=weights.device)
+                self._layers, self._output, self._activations = [], None, None
+            # In mixed precision scores are what the reference's are computed like, and on a GPU decoding is a graph.
+            same = weights.device.type == "cpu" and self.dtype == weights.dtype
+            self._record = record and same and _flash_attention()
+            if self._record and self._activations is None:
+                self._activations = Activations.empty(self._cache, len(self.blocks[0].mlp.c_fc.weight), len(weights))
+                self._rows = self._activations.rows()
         if self._output is None:
             self._layers = [
                 _Layer.of(block, fused, texts, self.dtype) for block, fused in zip(self.blocks, self.fused, strict=True)
@@ -142,9 +247,9 @@ class GPTNeoForward:
                 packed.refresh()
 
     def _projected(self, layer: _Layer, x: Tensor) -> Tensor:
-        """Query, key and value, (B, C) → (3, B, H, D)."""
+        """Query, key and value, (B, C) → (B, 3, H, 1, D)."""
         projected = layer.query_key_value(layer.norm_1(x)).to(self.attention_dtype)
-        return projected.view(len(x), 3, self.heads, self.head_width).transpose(0, 1)
+        return projected.view(len(x), 3, self.heads, 1, self.head_width)
 
     def _logits(self, x: Tensor) -> Tensor:
         assert self._output is not None, "start comes first"
@@ -178,9 +283,11 @@ class _Layer:
     def packed(self) -> tuple[Packed, ...]:
         return self.query_key_value, self.output, self.expand, self.contract
 
-    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.output(attended)
-        return x + self.contract(self.expand(self.norm_2(x)))
+    def after_attention(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Between the layer's halves, after the activation function, and the layer's output."""
+        middle = x + self.output(attended)
+        hidden = self.expand(self.norm_2(middle))
+        return middle, hidden, middle + self.contract(hidden)
 
 
 def _norm(module: Any) -> Callable[[Tensor], Tensor]:
@@ -207,10 +314,99 @@ def _causal_attention(query: Tensor, key: Tensor, value: Tensor, window: int | N
     length = query.shape[-2]
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and length <= _SHORT:
         return _short_attention(query, key, value, window)
+    return _attention(query, key, value, _mask(length, window, query), causal=True)[0]
+
+
+def _mask(length: int, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to the scores where a window hides some earlier token; None where being causal is all."""
     if window is None or length <= window:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
-    past = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=past.triu(1 - window), scale=1.0)
+        return None
+    seen = torch.ones(length, length, dtype=torch.bool, device=like.device).tril().triu(1 - window)
+    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attention, (B, H, T, D); and the logarithms of its normalisers, (B, H, T), which only `_flash_attention` tells.
+
+    GPT-Neo does not scale its attention scores.
+    """
+    causal = causal and mask is None
+    if query.device.type != "cpu" or not _flash_attention():
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=1.0)
+        return attended, attended[..., 0]
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=1.0
+    )
+    return found
+
+
+class _KnownAttention(torch.autograd.Function):
+    """Causal attention and the products before it, whose results are known: x, (T · B, C) → (T · B, C).
+
+    The other arguments: weight of the three products, (3C, C); of `Activations`, a layer's `heads`, `attended` and
+    `normalisers`; the window.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, heads: Tensor, attended: Tensor, normalisers: Tensor, window: int | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, heads, attended, normalisers)
+        ctx.window = window
+        return attended.detach().flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        x, weight, heads, attended, normalisers = ctx.saved_tensors
+        texts, _, count, length, width = heads.shape
+        by_head = [part.view(length, texts, count, width).permute(1, 2, 0, 3) for part in (gradient, attended)]
+        query, key, value = heads.unbind(1)
+        mask = _mask(length, ctx.window, query)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default(
+            by_head[0], query, key, value, by_head[1], normalisers.permute(1, 2, 0), 0.0, mask is None,
+            attn_mask=mask, scale=1.0,
+        )  # fmt: skip
+        of_heads = torch.empty(length, texts, 3, count, width, dtype=x.dtype)
+        for part, of_part in enumerate(found):
+            of_heads[:, :, part] = of_part.permute(2, 0, 1, 3)
+        of_x, of_weight = gradients_of_product(of_heads.view(len(x), -1), x, weight)
+        return of_x, of_weight, None, None, None, None
+
+
+class _KnownGelu(torch.autograd.Function):
+    """The tanh GELU whose result is known."""
+
+    @staticmethod
+    def forward(ctx: Any, before: Tensor, activation: Tensor) -> Tensor:
+        ctx.save_for_backward(before)
+        return activation.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (before,) = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward.default(gradient, before, approximate="tanh"), None
+
+
+@functools.cache
+def _flash_attention() -> bool:
+    """Whether this build has PyTorch's attention for CPUs as an operator, as this code calls it: it is not public."""
+    parts = torch.arange(3 * 4 * 8, dtype=torch.float32).sin().view(3, 1, 2, 4, 4)
+    scores = (parts[0] @ parts[1].mT).masked_fill(torch.ones(4, 4, dtype=torch.bool).triu(1), -torch.inf)
+    try:
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
+            *parts, 0.0, True, attn_mask=None, scale=1.0
+        )
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default(
+            found[0], *parts, *found, 0.0, True, attn_mask=None, scale=1.0
+        )
+    except (AttributeError, RuntimeError, NotImplementedError, ValueError):
+        return False
+    expected = scores.softmax(-1) @ parts[2], scores.logsumexp(-1)
+    return all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
 
 
 # Up to this length the scores of all pairs of tokens fit into memory with ease.

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rl_alliteration.config import canonical_json
 from rl_alliteration.errors import UserError
-from rl_alliteration.gpt_neo import GPTNeoForward
+from rl_alliteration.gpt_neo import Activations, GPTNeoForward
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,20 @@ class Forward(Protocol):
     def logits(self, token_ids: Tensor) -> Tensor:
         """Logits after each token, (B, T) → (B, T, V), differentiable; the caller may write over them."""
 
-    def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
-        """Read the prompt, (T,), for all texts; logits of the first token to sample, (B, V)."""
+    def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:
+        """Read the prompt, (T,), for all texts; logits of the first token to sample, (B, V).
+
+        `record`: have `finish` return what was computed, if this way can.
+        """
 
     def advance(self, tokens: Tensor) -> Tensor:
         """Append one token to each text, (B,); logits of the next, (B, V)."""
 
-    def finish(self) -> None:
+    def finish(self) -> Activations | None:
         """The group is sampled: free what only sampling needs."""
+
+    def decoded_logits(self, token_ids: Tensor, activations: Activations) -> Tensor:
+        """`logits` by what `finish` returned: (B, T) → (T · B, V), by token, then by text."""
 
 
 class TransformersForward:
@@ -61,7 +67,7 @@ class TransformersForward:
         return logits.clone()  # the model's own backward pass may need what it returned
 
     @torch.no_grad()
-    def start(self, prompt_ids: Tensor, texts: int, max_length: int) -> Tensor:
+    def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:
         self._cache = None
         return self._read(prompt_ids.expand(texts, -1))
 
@@ -71,6 +77,9 @@ class TransformersForward:
 
     def finish(self) -> None:
         self._cache = None
+
+    def decoded_logits(self, token_ids: Tensor, activations: Activations) -> Tensor:
+        raise NotImplementedError("`finish` returns no activations")
 
     def _read(self, token_ids: Tensor) -> Tensor:
         with self._precision():

@@ -27,7 +27,7 @@ def available(dtype: torch.dtype) -> bool:
         return False
     try:
         x, weight = torch.ones(8, 16, dtype=dtype), torch.full((24, 16), 0.5, dtype=dtype)
-        return bool(torch.allclose(_product(x, weight, None), F.linear(x, weight)))
+        return bool(torch.allclose(_onednn(x, weight, None), F.linear(x, weight)))
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
@@ -56,9 +56,17 @@ def linear(
         # must score as the policy does.
         fused = gelu and dtype == torch.float32
         flat = x.reshape(rows, -1).to(dtype)
-        product = _product(flat, weight.to(dtype), _to(bias, dtype), fused).view(*x.shape[:-1], -1)
+        product = _onednn(flat, weight.to(dtype), _to(bias, dtype), fused).view(*x.shape[:-1], -1)
         gelu = gelu and not fused
     return F.gelu(product, approximate="tanh") if gelu else product
+
+
+def known_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor, *, added_to: Tensor | None = None
+) -> Tensor:
+    """`added_to + linear(x, weight, bias)`, (N, D), which is known to be `result`: for its gradients."""
+    known: Tensor = _KnownLinear.apply(x, weight, bias, result, added_to)
+    return known
 
 
 class Packed:
@@ -89,7 +97,7 @@ class Packed:
         if x.dtype != self._dtype:
             x = x.to(self._dtype)
         if self._by_onednn:
-            return _product(x, self._weight, self._bias, self._gelu)
+            return _onednn(x, self._weight, self._bias, self._gelu)
         product = F.linear(x, self._weight, self._bias)
         return F.gelu(product, approximate="tanh") if self._gelu else product
 
@@ -109,7 +117,11 @@ def _to(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if bias is None else bias.to(dtype)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _onednn(x, weight, bias) if available(x.dtype) else F.linear(x, weight, bias)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     after = ("gelu", "tanh") if gelu else ("none", "")
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, after[0], [], after[1])
     return product
@@ -130,16 +142,46 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
-        gradient = gradients[0].contiguous()
-        of_weight = torch.empty(weight.shape, dtype=weight_dtype)
-        # The copies that a whole vocabulary wants need not be in memory all at once.
-        pieces = [slice(begin, begin + _PIECE) for begin in range(0, len(weight), _PIECE)]
-        for piece in pieces:
-            of_weight[piece] = _gradient_of_weight(gradient[:, piece], x)
-        parts = (_product(gradient[:, piece], weight[piece].t(), None).to(x_dtype) for piece in pieces)
-        of_x = functools.reduce(torch.add, parts)
-        of_bias = gradient.sum(0, dtype=weight_dtype) if ctx.has_bias else None
+        of_x, of_weight = gradients_of_product(gradients[0], x, weight, x_dtype, weight_dtype)
+        of_bias = gradients[0].sum(0, dtype=weight_dtype) if ctx.has_bias else None
         return of_x, of_weight, of_bias, None
+
+
+class _KnownLinear(torch.autograd.Function):
+    """A product, or its sum with an earlier result, that has been computed already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor, added_to: Tensor | None
+    ) -> Tensor:
+        ctx.has_bias, ctx.is_added = bias is not None, added_to is not None
+        ctx.save_for_backward(x, weight)
+        return result.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, Tensor | None]:
+        (gradient,) = gradients
+        of_x, of_weight = gradients_of_product(gradient, *ctx.saved_tensors)
+        of_bias = gradient.sum(0) if ctx.has_bias else None
+        return of_x, of_weight, of_bias, None, gradient if ctx.is_added else None
+
+
+def gradients_of_product(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    x_dtype: torch.dtype | None = None,
+    weight_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Of x, (N, C), and of weight, (D, C), from that of their product, (N, D); in the precisions given or their own."""
+    gradient = gradient.contiguous()
+    of_weight = torch.empty(weight.shape, dtype=weight_dtype or weight.dtype)
+    # The copies that a whole vocabulary wants need not be in memory all at once.
+    pieces = [slice(begin, begin + _PIECE) for begin in range(0, len(weight), _PIECE)]
+    for piece in pieces:
+        of_weight[piece] = _gradient_of_weight(gradient[:, piece], x)
+    parts = (_product(gradient[:, piece], weight[piece].t()).to(x_dtype or x.dtype) for piece in pieces)
+    return functools.reduce(torch.add, parts), of_weight
 
 
 def _gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
@@ -149,5 +191,5 @@ def _gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     # Of columns of a wider matrix (a vocabulary in pieces) oneDNN took 25 s where it takes 0.05 s of a copy (measured).
     gradient = gradient.contiguous()
     if gradient.shape[1] > x.shape[1]:  # the operator copies its transposed first factor: the smaller one
-        return _product(x.t(), gradient.t(), None).t()
-    return _product(gradient.t(), x.t(), None)
+        return _product(x.t(), gradient.t()).t()
+    return _product(gradient.t(), x.t())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rl_alliteration.gpt_neo import GPTNeoForward
+from rl_alliteration.gpt_neo import Activations, GPTNeoForward
 from rl_alliteration.language_model import LanguageModel
 
 
@@ -32,6 +32,8 @@ class Rollout:
     prompt_length: int
     log_probabilities: Tensor
     """(B, T − prompt_length): of the sampled tokens, nats, at temperature 1 over the full distribution."""
+    activations: Activations | None = None
+    """What was computed on the way, for `score`; None if that was not asked for, or not to be had."""
 
 
 def uniforms(seed: int, generation: int, texts: int, positions: int) -> NDArray[np.float64]:
@@ -46,6 +48,9 @@ def uniforms(seed: int, generation: int, texts: int, positions: int) -> NDArray[
     ]
     numbers: NDArray[np.float64] = (np.stack(rows) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers
+
+
+_BELOW_ONE = 1.0 - 2.0**-52
 
 
 def choose_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor]:
@@ -70,8 +75,7 @@ def choose_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top
     # float64: a float32 sum over 50,257 tokens would never reach the rarest ones.
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(uniform * total, below_total)[:, None]
+    target = (uniform.clamp(max=_BELOW_ONE) * total)[:, None]  # below the total, whatever is rounded
     tokens = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
     return tokens[:, 0], shifted.gather(-1, tokens)[:, 0] - log_normaliser
 
@@ -84,6 +88,7 @@ def sample(
     end_tokens: frozenset[int],
     temperature: float = 1.0,
     top_k: int = 0,
+    record: bool = False,
 ) -> Rollout:
     """Sample a group in one batch; the loop stops when every text has ended.
 
@@ -94,6 +99,7 @@ def sample(
         end_tokens: ids that end a text.
         temperature: sampling temperature.
         top_k: 0 for the full distribution.
+        record: keep the activations, where the model's code can.
     """
     texts, max_length = uniform.shape
     start = len(prompt_ids)
@@ -102,29 +108,32 @@ def sample(
     if device.type == "cuda" and isinstance(model.forward, GPTNeoForward):
         loop = DeviceLoop.of(model.forward, texts, max_length, temperature, top_k)
         return _rollout(*loop.run(prompt, uniform), start, end_tokens)
-    token_ids = torch.zeros(texts, max_length, dtype=torch.long, device=device)
-    token_ids[:, :start] = prompt
-    sampled = torch.zeros(texts, max_length - start, device=device, dtype=model.model.dtype)
     with torch.inference_mode():
         chances = torch.from_numpy(uniform).to(device)
-        ends = torch.tensor(sorted(end_tokens), device=device)
-        ended = torch.zeros(texts, dtype=torch.bool, device=device)
-        logits = model.forward.start(prompt, texts, max_length)
+        ids, log_probabilities = [*prompt.expand(texts, -1).unbind(1)], []
+        unended = set(range(texts))
+        logits = model.forward.start(prompt, texts, max_length, record=record)
         for position in range(start, max_length):
             tokens, chosen = choose_tokens(logits, chances[:, position], temperature, top_k)
-            token_ids[:, position] = tokens
-            sampled[:, position - start] = chosen
+            ids.append(tokens)
+            log_probabilities.append(chosen)
             if end_tokens:
-                ended |= torch.isin(tokens, ends)
-                if bool(ended.all()):
+                unended.difference_update(text for text, token in enumerate(tokens.tolist()) if token in end_tokens)
+                if not unended:
                     break
             if position + 1 < max_length:
                 logits = model.forward.advance(tokens)
-        model.forward.finish()
-    return _rollout(token_ids, sampled, start, end_tokens)
+    activations = model.forward.finish()
+    return _rollout(torch.stack(ids, 1), torch.stack(log_probabilities, 1), start, end_tokens, activations)
 
 
-def _rollout(token_ids: Tensor, sampled: Tensor, start: int, end_tokens: frozenset[int]) -> Rollout:
+def _rollout(
+    token_ids: Tensor,
+    sampled: Tensor,
+    start: int,
+    end_tokens: frozenset[int],
+    activations: Activations | None = None,
+) -> Rollout:
     """Texts up to their first end token; what no text reaches is cut off."""
     ids = token_ids.cpu().numpy()
     ends = np.isin(ids, sorted(end_tokens))
@@ -132,7 +141,8 @@ def _rollout(token_ids: Tensor, sampled: Tensor, start: int, end_tokens: frozens
     ended: NDArray[np.bool_] = np.any(ends, axis=1)
     lengths = np.where(ended, ends.argmax(1) + 1, ids.shape[1])
     reached = int(lengths.max())
-    return Rollout(token_ids[:, :reached].clone(), lengths, ended, start, sampled[:, : reached - start].clone())
+    sampled = sampled[:, : reached - start].clone()
+    return Rollout(token_ids[:, :reached].clone(), lengths, ended, start, sampled, activations)
 
 
 class DeviceLoop:
@@ -205,17 +215,22 @@ class DeviceLoop:
         return graph
 
 
-def score(model: LanguageModel, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+def score(model: LanguageModel, token_ids: Tensor, activations: Activations | None = None) -> tuple[Tensor, Tensor]:
     """Log-probabilities of given tokens, without materialising a log-softmax.
 
     Args:
         model: the policy.
         token_ids: (B, T). Padding needs no mask: attention is causal, and callers mask by length.
+        activations: of the rollout that has sampled just these, by the same weights; they can be used once.
 
     Returns:
         Log-probability of each token but the first, (B, T − 1), nats, full softmax at temperature 1,
         differentiable once; and the entropy of the distribution that each was drawn from, (B, T − 1), nats, detached.
     """
+    if activations is not None:
+        logits = model.forward.decoded_logits(token_ids[:, :-1], activations)
+        log_p, entropy = _TokenScores.apply(logits, token_ids[:, 1:].t().flatten())
+        return log_p.view(-1, len(token_ids)).t(), entropy.view(-1, len(token_ids)).t()
     logits = model.forward.logits(token_ids[:, :-1])
     log_p, entropy = _TokenScores.apply(logits.flatten(0, 1), token_ids[:, 1:].flatten())
     shape = logits.shape[:2]

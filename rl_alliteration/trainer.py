@@ -111,6 +111,7 @@ class Trainer:
             end_tokens=self.end_tokens,
             temperature=config.temperature,
             top_k=config.top_k,
+            record=self.algorithm is not None,
         )
         sampled = time.perf_counter()
         if not bool(rollout.log_probabilities.isfinite().all()):
@@ -120,7 +121,7 @@ class Trainer:
         log_q = log_probabilities(self.reference, rollout.token_ids)
         log_p = log_q
         if self.algorithm:
-            graph, entropy = score(self.policy, rollout.token_ids)
+            graph, entropy = score(self.policy, rollout.token_ids, rollout.activations)
             log_p = graph.detach()
         texts = [self.decode(ids) for ids in _unpadded(rollout)]  # a GPU is at the scores meanwhile
         raw_rewards = np.array([self._raw_reward(text, place) for place, text in enumerate(texts)])

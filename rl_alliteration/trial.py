@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+from rl_alliteration.background import Background
 from rl_alliteration.checkpoints import CheckpointStore
 from rl_alliteration.results.schema import part_number
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.tensorboard import TensorBoardWriter
 from rl_alliteration.results.writer import PlannedTrial, Row, TrialWriter, part_paths, read_part
-from rl_alliteration.trainer import Step, Trainer
+from rl_alliteration.trainer import Step, Trainer, TrainerState
 
 
 class TrialRun:
     """Runs a trainer from the newest checkpoint on, and keeps its rows, checkpoints and curves in step.
 
     The order of writing at a boundary is what makes a kill harmless: texts, then the checkpoint that covers them.
-    Parts that lie beyond the checkpoint stay until each has been computed again.
+    Parts that lie beyond the checkpoint stay until each has been computed again. Writing goes on beside the next steps,
+    on a thread of its own; a step waits only where an interval before has not been written yet.
     """
 
     def __init__(
@@ -45,8 +48,12 @@ class TrialRun:
             f"tensorboard/{experiment}/{trial.trial_id}",
             hyperparameters(trial),
         )
+        self._background = Background()
+        self._edges = self.writer.edges
         self._saved: int | None = trainer.generation if self.resumed_at else None
         self._saved_as_end = False
+        self.published_generations = trainer.generation
+        """Texts that are in the storage for good, with the checkpoint that covers them."""
         self.parts_written = 0
         self.checkpoints_written = 0
 
@@ -56,16 +63,28 @@ class TrialRun:
         return self.trainer.generation >= self.trial.max_generations
 
     @property
+    def at_boundary(self) -> bool:
+        """Whether a part ends here: multiples of the interval that the first event fixed, edges of parts there are."""
+        generation = self.trainer.generation
+        return generation % self.trial.checkpoint_every == 0 or generation in self._edges
+
+    @property
     def diverged_at(self) -> int | None:
         """First generation at which this run's rows differed from the ones stored before; None if none did."""
         return self.writer.diverged_at
 
     def step(self) -> Step:
-        """One group: sampled, scored, learnt from; published if it fills a part or ends the trial."""
+        """One group: sampled, scored, learnt from; published if it fills a part or ends the trial.
+
+        Raises:
+            Failure: of the trainer; or the storage refused an earlier part, or another driver has taken over.
+        """
         step = self.trainer.step()
-        self.writer.add(step.texts, step.update)
-        self._tensorboard.add(step.texts, step.update, step.logged)
-        if self.done or self._at_boundary():
+        self._background.add(
+            partial(self.writer.add, step.texts, step.update),
+            partial(self._tensorboard.add, step.texts, step.update, step.logged),
+        )
+        if self.done or self.at_boundary:
             self.publish(end=self.done)
         return step
 
@@ -75,42 +94,38 @@ class TrialRun:
             if part_number(path) < self.trainer.generation:
                 yield from read_part(self.writer.storage, path)
 
-    @property
-    def published(self) -> bool:
-        """Whether nothing waits to be published."""
-        return not self.writer.pending
-
-    @property
-    def published_generations(self) -> int:
-        """Texts that are in the storage for good."""
-        return self.trainer.generation - self.writer.pending
-
     def publish(self, *, end: bool) -> None:
-        """Write what has been added as a part, then the checkpoint that covers it.
+        """Write what has been added as a part, then the checkpoint that covers it; wait for it at an `end`.
+
+        What failed before is tried again first.
 
         Raises:
             Failure: the storage refused, or another driver has taken over.
         """
+        self._background.retry()
+        self._background.finish()  # no more than an interval's rows and one checkpoint wait in memory
         generation = self.trainer.generation
+        if self._saved != generation or (end and not self._saved_as_end):
+            self._saved, self._saved_as_end = generation, end
+            self._background.add(partial(self._publish, generation, self.trainer.state(), end))
+        if end:
+            self._background.finish()
+
+    def close(self) -> None:
+        """End the threads; what was not published is not kept."""
+        self._background.close()
+        self._tensorboard.close()
+
+    def _publish(self, generation: int, state: TrainerState, end: bool) -> None:
         self._may_publish()
         self.parts_written += bool(self.writer.pending)
         self.writer.write_part(before_removal=self._forget_checkpoints_after)
         self._tensorboard.publish()
-        if self._saved != generation or (end and not self._saved_as_end):
-            self._may_publish()
-            self.checkpoints.save(self.trainer, end=end)
-            self._saved, self._saved_as_end = generation, end
-            self.checkpoints_written += 1
-            self.checkpoints.prune(self._keep)
-
-    def close(self) -> None:
-        """End the threads; what was not published is not kept."""
-        self._tensorboard.close()
-
-    def _at_boundary(self) -> bool:
-        """Multiples of the interval that the trial's first event fixed, and the edges of parts that are there."""
-        generation = self.trainer.generation
-        return generation % self.trial.checkpoint_every == 0 or generation in self.writer.edges
+        self._may_publish()
+        self.checkpoints.save(state, generation, end=end)
+        self.published_generations = generation
+        self.checkpoints_written += 1
+        self.checkpoints.prune(self._keep)
 
     def _forget_checkpoints_after(self, generation: int) -> None:
         """Rows from `generation` on are about to be replaced: later states belong to the rows that go."""

@@ -414,6 +414,57 @@ def test_sampled_log_probabilities_are_the_scores(gpt_neo):
     torch.testing.assert_close(rollout.log_probabilities, log_p[:, rollout.prompt_length - 1 :], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["tiny_gpt_neo", "storyteller"])
+@pytest.mark.parametrize(
+    "prompt, texts, end_tokens",
+    [
+        pytest.param(PROMPT, 6, frozenset(), id="plain"),
+        pytest.param(6 * PROMPT, 3, frozenset(), id="a prompt beyond the window"),
+        pytest.param(PROMPT, 1, frozenset(), id="one text"),
+        pytest.param(PROMPT, 6, frozenset(range(300)), id="all end early"),
+    ],
+)
+def test_scores_by_what_sampling_computed_are_the_scores(name, prompt, texts, end_tokens, request):
+    loaded = request.getfixturevalue(name)
+    ours, plain = double(loaded), double(loaded)
+    for seed in (0, 1):  # the second group finds the memory of the first
+        chances = uniforms(seed, 0, texts, 60)
+        rollout = sample(ours, loaded.encode(prompt), chances, end_tokens=end_tokens, record=True)
+        assert bool(end_tokens) == (rollout.token_ids.shape[1] < 60)
+        found = score(ours, rollout.token_ids, rollout.activations)
+        expected = score(plain, rollout.token_ids)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+        weights = torch.randn(expected[0].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for log_p, model in ((found[0], ours), (expected[0], plain)):
+            model.model.zero_grad()
+            (log_p * weights).sum().backward()
+        for parameter_name, parameter in ours.model.named_parameters():
+            other = plain.model.get_parameter(parameter_name).grad
+            torch.testing.assert_close(parameter.grad, other, rtol=1e-9, atol=1e-11)
+        with torch.no_grad():
+            for model in (ours, plain):
+                for parameter in model.model.parameters():
+                    parameter -= 0.01 * parameter.grad
+
+
+def test_to_record_changes_no_text(gpt_neo):
+    model = gpt_neo.policy()
+    plain, recorded = draw(model, gpt_neo), draw(model, gpt_neo, record=True)
+    assert plain.activations is None and recorded.activations is not None
+    assert torch.equal(plain.token_ids, recorded.token_ids)
+    assert torch.equal(plain.log_probabilities, recorded.log_probabilities)
+
+
+def test_only_a_known_way_in_one_precision_is_recorded(tiny_gpt_neo, tiny_llama, monkeypatch):
+    assert draw(tiny_gpt_neo.policy(dtype=torch.bfloat16), tiny_gpt_neo, record=True).activations is None
+    assert draw(tiny_llama.policy(), tiny_llama, record=True).activations is None
+    expected = draw(tiny_gpt_neo.policy(), tiny_gpt_neo, record=True)
+    monkeypatch.setattr("rl_alliteration.gpt_neo._flash_attention", lambda: False)  # as in a build without it
+    rollout = draw(tiny_gpt_neo.policy(), tiny_gpt_neo, record=True)
+    assert rollout.activations is None
+    assert torch.equal(rollout.token_ids, expected.token_ids)
+
+
 def test_transformers_own_code_samples_the_same_texts(tiny_gpt_neo, float64_attention):
     fast, slow = double(tiny_gpt_neo), double(tiny_gpt_neo)
     slow.forward = TransformersForward(slow.model, torch.float64)

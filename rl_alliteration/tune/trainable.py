@@ -90,7 +90,7 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run groups until it is time to report or a part was published."""
+        """Run groups until it is time to report or a part has ended."""
         until = time.monotonic() + (REPORT_SECONDS if self._reported else 0.0)
         self._reported = True
         texts: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ class TrialTrainable(tune.Trainable):
                     self._objective.add(step.texts)
                 texts += step.texts
                 updates += [step.update] if step.update else []
-                if run.published or time.monotonic() >= until:
+                if run.at_boundary or time.monotonic() >= until:
                     break
         except Failure as failure:  # told to the driver, not raised: another try would end the same way
             self._failure = str(failure)
