@@ -237,7 +237,7 @@ class Sleeper(Trainer):
         state = Trainer.state(self)
         return type(state)({{name: state.weights[name][:1] for name in list(state.weights)[:1]}}, state.counters)
 
-    def load_state(self, weights, generation):
+    def load_state(self, weights, generation, counters):
         self.generation = generation
 
 trainer.Trainer = Sleeper

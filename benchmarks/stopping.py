@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from rl_alliteration.analysis.frontier import Recommendation, recommended
@@ -49,13 +50,16 @@ def main() -> None:
         "| seed | texts without | with | | recommended without | with |",
         "|---:|---:|---:|---:|---|---|",
     ]
+    of_all = np.zeros(2, dtype=int)
     for seed in sorted({trial.seed for trial in trials}):
         whole = [trial for trial in trials if trial.seed == seed]
         ends = [_stops_at(storage, trial, asked.texts) for trial in whole]
         stopped = [trial.until(end) for trial, end in zip(whole, ends, strict=True)]
         one, other = (recommended(Analysis(found, analysis.window)) for found in (whole, stopped))
         total, used = asked.texts * len(whole), sum(ends)
+        of_all += total, used
         lines.append(f"| {seed} | {total:,} | {used:,} | {used / total:.0%} | {_told(one)} | {_told(other)} |")
+    lines.append(f"| all | {of_all[0]:,} | {of_all[1]:,} | {of_all[1] / of_all[0]:.0%} | | |")
     table = "\n".join(lines) + "\n"
     print(table)
     RESULTS.mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import tyro
 
@@ -40,7 +41,7 @@ def main() -> None:
         started = time.time()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.time() - started
-        inside = _seconds_in_steps(folder)
+        inside = _seconds_in_steps(folder) + _seconds_of_original(folder)
     slots = wall * share.slots
     print(f"{share.trials} trials of {share.texts} texts and the original, {share.slots} slots: {wall:.1f} s")
     print(f"inside trial steps: {100 * inside / slots:.1f}% of wall clock × slots")
@@ -51,6 +52,12 @@ def _seconds_in_steps(folder: str) -> float:
     """Of sampling, scoring and updating, as the dataset `steps` has it; the original's groups are not in it."""
     sql = "SELECT sum(sample_seconds + train_seconds) FROM steps"
     return float(reader.run_query(open_storage(folder), sql)[1][0][0])
+
+
+def _seconds_of_original(folder: str) -> float:
+    """Of the texts between its first part and its last one, by when they were written, and as many for the first."""
+    written = sorted(part.stat().st_mtime for part in Path(folder).glob("generations/*/trial_id=original-*/*.parquet"))
+    return (written[-1] - written[0]) * len(written) / (len(written) - 1)
 
 
 if __name__ == "__main__":
