@@ -286,11 +286,11 @@ _PIECE = {"cpu": 2**17, "cuda": 2**26}
 
 @torch.inference_mode()
 def log_probabilities(model: LanguageModel, token_ids: Tensor) -> Tensor:
-    """As `score`, for a model that is not trained: log-probabilities alone, (B, T − 1)."""
+    """As `score`, for a model that is not trained: log-probabilities alone, (B, T − 1). A cacheful at a time."""
     logits = model.forward.logits(token_ids[:, :-1])
     rows = max(1, _PIECE[logits.device.type] // logits.shape[-1])
     found = []
     for piece, tokens in zip(logits.flatten(0, 1).split(rows), token_ids[:, 1:].flatten().split(rows), strict=True):
         piece = piece.to(torch.promote_types(piece.dtype, torch.float32))
-        found.append(piece.gather(-1, tokens[:, None])[:, 0] - piece.logsumexp(-1))
+        found.append(piece.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
     return torch.cat(found).view(logits.shape[:2])
