@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import decimal
 import io
+import itertools
 import json
 import logging
 import math
@@ -241,6 +242,7 @@ def _parse(arguments: list[str]) -> Any:
     """The command as one of `COMMANDS`."""
     if arguments[:1] == ["submit"] and "--" in arguments:  # the flags of sweep may be set apart
         arguments.remove("--")
+    _check_values(arguments)
     with in_one_line(f"rl-alliteration {arguments[0] if arguments and arguments[0] in COMMANDS else ''}"):
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,  # type: ignore[arg-type]
@@ -249,6 +251,20 @@ def _parse(arguments: list[str]) -> Any:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+
+
+def _check_values(arguments: Sequence[str]) -> None:
+    """Tyro takes a flag for several values with none at all as if it were not there.
+
+    Raises:
+        UserError: there is such a flag.
+    """
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    fields = dataclasses.fields(command) if command else ()
+    several = {"--" + field.name.replace("_", "-") for field in fields if isinstance(field.default, tuple)}
+    for flag, following in itertools.pairwise([*arguments, "--"]):
+        if flag.replace("_", "-") in several and following.startswith("--"):
+            raise UserError(f"{flag}: no value is given; give one or more, or leave the flag out")
 
 
 @contextlib.contextmanager
@@ -370,10 +386,16 @@ def _search(search: Search) -> int:
     from rl_alliteration.tune.sweep import run_search
 
     outcome = run_search(search, loaded, storage, console)
-    code = _ended(console, storage, search.experiment, outcome, int(search.trials or 0))
-    analysis = measure(reader.connect(storage), search.experiment)
-    console.print(Text(str(recommended(analysis, search.keep_variety, search.keep_sense))), soft_wrap=True)
-    return code
+    try:
+        return _ended(console, storage, search.experiment, outcome, int(search.trials or 0))
+    finally:  # some trial may have failed, and another be worth having
+        if outcome.stopped_by is None:
+            analysis = measure(reader.connect(storage), search.experiment)
+            try:
+                told = str(recommended(analysis, search.keep_variety, search.keep_sense))
+            except Failure as nothing_found:  # a result as well
+                told = str(nothing_found)
+            console.print(Text(told), soft_wrap=True)
 
 
 def _ended(console: Console, storage: Storage, experiment: str, outcome: Any, trials: int) -> int:

@@ -42,6 +42,8 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--reward", "os:sep"), "--reward: 'os:sep' is no function"),
         (("--preset", "huge"), "--preset: 'huge' is unknown; choose one of quickstart"),
         (("--model", "./nowhere"), "--model: no folder './nowhere'"),
+        (("--target-kl",), "--target-kl: no value is given; give one or more, or leave the flag out"),
+        (("--seed", "--dtype", "float32"), "--seed: no value is given"),
         (("--beta", "-1"), "--beta: -1.0"),
         (("--beta", "nan"), "--beta: nan"),
         (("--beta", "inf"), "--beta: inf"),

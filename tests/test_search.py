@@ -115,7 +115,13 @@ def test_a_preset_knows_the_learning_rate_of_its_model():
     ("changes", "message"),
     [
         ({"preset": "none"}, "--preset: 'none' is unknown; choose one of frontier"),
-        ({"beta": (100, 10)}, "--beta: 100 10 is not accepted; give two numbers above 0, the lower first"),
+        (
+            {"beta": (100, 10)},
+            "--beta: 100 10 is not accepted; give two numbers above 0, 1,000,000 at most, the lower first",
+        ),
+        ({"beta": (1, 1.7976e308)}, "--beta: 1 1.7976e"),
+        ({"learning_rate": (1e-3, 1e300)}, "--learning-rate: 0.001 1e"),
+        ({"max_generations": 0}, "--max-generations: 0"),
         ({"beta": (10,)}, "--beta: 10 is not"),
         ({"beta": (0, 10)}, "--beta: 0 10 is not"),
         ({"beta": ()}, "--beta: nothing is not"),
@@ -206,6 +212,29 @@ def test_each_text_is_counted_once_and_the_bound_holds():
     assert 8000 - LEAST < texts <= 8000
 
 
+def test_texts_that_a_trial_leaves_come_to_another():
+    asked = proposals(max_texts=5000, trials=3)
+    first = asked.propose()
+    assert first.max_generations == 3200 and asked.propose() is not None  # with what is left
+    assert asked.propose() is None and not asked.over  # all is spoken for, but not yet written
+    asked.end(first.trial_id, curve(1.0, 2), 200, failed=False, halved=True)
+    assert asked.propose().max_generations == 3000
+    assert asked.propose() is None and asked.over  # as many as asked for
+    assert asked.why_short == ""
+
+
+def test_a_search_says_why_it_has_fewer_trials_than_asked_for():
+    asked = proposals(max_texts=2000)
+    only = asked.propose()
+    assert asked.propose() is None and not asked.over
+    asked.end(only.trial_id, curve(1.0, 20), 2000, failed=False, halved=False)
+    assert asked.over and asked.why_short.startswith("2,000 of 2,000 texts are there, and a new trial wants 1,800")
+    asked = proposals(space=Space(("rloo",), (40.0, 40.0), (1e-3, 1e-3), (10,)))
+    asked.propose()
+    assert asked.propose() is None and asked.over
+    assert "no other trial was found" in asked.why_short
+
+
 def test_a_trial_is_not_proposed_twice():
     narrow = Space(("rloo",), (40.0, 40.0), (1e-3, 1e-3), (10,))
     asked = proposals(space=narrow)
@@ -267,6 +296,20 @@ def test_the_history_is_the_results(tmp_path):
     assert not found[0].halved and not found[0].failed
 
 
+def test_a_spent_trial_goes_on_within_wider_limits(tmp_path):
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(beta=40, generations=400, status="stopped", reason="spent")])
+    search = resolved(storage=str(tmp_path), experiment="made_up", learning_rate=(1e-3, 1e-3))
+
+    def as_made_up(point: Point, length: int) -> PlannedTrial:
+        trial = planned(point, length)
+        return dataclasses.replace(trial, config=dataclasses.replace(trial.config, prompt="Once upon a time"))
+
+    for variety, ended in ((2.0, True), (0.0, False)):
+        limits = Limits(variety=variety, cross_entropy=0.0, nats=math.inf, repetition=1.0)
+        assert [past.ended for past in history(storage, search, as_made_up, limits)] == [ended]
+
+
 def test_a_point_is_the_sweep_that_a_person_would_type():
     search = resolved(group_size=(10, 20), seed=5, top_k=50)
     sweep = sweep_of(search, Point("rloo", 12.34, 1.5e-3, 20), 900)
@@ -302,4 +345,7 @@ def test_a_search_by_the_command_line_and_more_of_it(tmp_path, tiny_gpt_neo_fold
     assert "search, 4 trials; 3 trials are there" in more.stdout
     after = connect(storage).execute("SELECT trial_id, status, reason FROM trials WHERE algorithm = 'rloo'").fetchall()
     assert len(after) == 4 and set(rows) <= set(after)  # nothing that had ended was run again
+    nothing = cli(*flags[:-4], "--keep-variety", "1", "--keep-sense", "0", "--trials", "3")
+    assert nothing.returncode == 0, nothing.stdout + nothing.stderr
+    assert "windows keeps 100% of the original's variety" in " ".join(nothing.stdout.split())
     assert not list(tmp_path.rglob("searcher-state*"))

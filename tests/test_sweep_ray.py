@@ -259,6 +259,30 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(tmp_path, tiny_gpt_
     assert cli("status", "--storage", str(storage)).stdout.count("stopped") == 4
 
 
+def test_a_signal_to_the_whole_process_group_ends_the_driver_soon(tmp_path, tiny_gpt_neo_folder):
+    # As `timeout` and batch systems send it: Ray's own processes get it too, and nothing is left to ask.
+    storage = tmp_path / "results"
+    grid = ("--beta", "0", "--checkpoint-every", "200", "--max-generations", str(LONG * 10))
+    driver = subprocess.Popen(
+        command(*flags(tiny_gpt_neo_folder, storage, *grid)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for_parts(storage, driver)
+    os.killpg(driver.pid, signal.SIGTERM)
+    out, err = driver.communicate(timeout=40)  # Ray by itself tries for a minute
+    assert driver.returncode == 143, err
+    assert "The same command goes on from here" in out
+    assert "Traceback" not in err
+    assert_verified(storage)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path, tiny_gpt_neo_folder):
+    started = time.monotonic()
+    done = cli(*flags(tiny_gpt_neo_folder, tmp_path, "--beta", "0", "--address", "127.0.0.1:1"))
+    assert done.returncode == 1 and time.monotonic() - started < 60
+    assert len(done.stderr.splitlines()) == 1 and "no Ray at '127.0.0.1:1'" in done.stderr
+
+
 def wait_for_parts(storage: Path, driver: subprocess.Popen[str], count: int = 2) -> None:
     """Until a sweep has published `count` parts."""
     until = time.monotonic() + 120

@@ -41,6 +41,8 @@ STARTUP = 8
 """Trials drawn at random before Optuna's TPE sampler models the others."""
 LEAST = FIRST_RUNG * WINDOW
 """Texts that must be left for a new trial to begin, if its own length is not less."""
+GREATEST = 1e6
+"""Of a range's ends."""
 _TRIES = 100
 
 
@@ -161,9 +163,13 @@ def resolve_search(search: Search) -> Search:
     preset = PRESETS.get(search.preset or "")
     algorithms = search.algorithm or (preset.algorithm if preset else ("rloo",))
     beta = search.beta or (preset.beta if preset else ())
-    if len(beta) != 2 or not 0 < beta[0] <= beta[1] < math.inf:
-        raise UserError(f"--beta: {_told(beta)} is not accepted; give two numbers above 0, the lower first")
-    length = search.max_generations or (preset.max_generations if preset else 3600)
+    if len(beta) != 2 or not 0 < _rounded(beta[0]) <= _rounded(beta[1]) <= GREATEST:
+        raise UserError(
+            f"--beta: {_told(beta)} is not accepted; give two numbers above 0, {GREATEST:,.0f} at most, the lower first"
+        )
+    length = search.max_generations
+    if length is None:
+        length = preset.max_generations if preset else 3600
     common = {field.name: getattr(search, field.name) for field in dataclasses.fields(Common)}
     common |= {"preset": None, "experiment": search.experiment or search.preset, "max_generations": length}
     sizes = search.group_size or (preset.group_size if preset else (10,))
@@ -176,8 +182,11 @@ def resolve_search(search: Search) -> Search:
     assert rate is not None and sweeps[0].experiment is not None
     low, high = preset.rates if preset and search.learning_rate == () else (1.0, 1.0)
     rates = search.learning_rate or (_rounded(low * rate), _rounded(high * rate))
-    if len(rates) != 2 or rates[0] > rates[1]:
-        raise UserError(f"--learning-rate: {_told(rates)} is not accepted; give two numbers, the lower first")
+    if len(rates) != 2 or not 0 < _rounded(rates[0]) <= _rounded(rates[1]) <= GREATEST:
+        raise UserError(
+            f"--learning-rate: {_told(rates)} is not accepted; "
+            f"give two numbers above 0, {GREATEST:,.0f} at most, the lower first"
+        )
     for flag, value, least in (("trials", search.trials, 1), ("max-texts", search.max_texts, min(LEAST, length))):
         if value is not None and value < least:
             raise UserError(f"--{flag}: {value} is not accepted; give {least} or more")
@@ -255,7 +264,9 @@ def history(
             generations += len(part)
             objective.add(part)
         failed = status == schema.FAILED and reason == "diverged"
-        ended = failed or status == schema.FINISHED or (status == schema.STOPPED and reason in STOPPED_FOR_GOOD)
+        # Within other limits than those of then, a trial need not be spent.
+        stopped = status == schema.STOPPED and reason in STOPPED_FOR_GOOD and (reason != SPENT or objective.spent)
+        ended = failed or status == schema.FINISHED or stopped
         found.append(Past(trial, point, objective.best, generations, ended, failed, reason == HALVING))
     return found
 
@@ -307,6 +318,8 @@ class Proposals:
         self._texts: dict[str, int] = {}
         """Of each trial: what it has if it ended, what it may have if not."""
         self._waiting: list[PlannedTrial] = []
+        self._tired = False
+        """Whether Optuna proposed nothing new in many tries."""
         for trial in past:
             self._recall(trial)
 
@@ -315,14 +328,32 @@ class Proposals:
         """That all trials have, or may have."""
         return sum(self._texts.values())
 
+    @property
+    def over(self) -> bool:
+        """Whether there is no next trial, whatever becomes of those that run."""
+        return not self._waiting and (self._left <= 0 or self._tired or not (self._asked or self._enough))
+
+    @property
+    def why_short(self) -> str:
+        """Why a search that is over has fewer trials than asked for; empty if it has not."""
+        if self._left <= 0:
+            return ""
+        if self._tired:
+            return f"no other trial was found in this space in {_TRIES} tries; widen a range, or give another --seed"
+        assert self._max_texts is not None
+        return (
+            f"{self.texts:,} of {self._max_texts:,} texts are there, and a new trial wants {self._least:,}; "
+            "for more trials raise --max-texts"
+        )
+
     def propose(self) -> PlannedTrial | None:
-        """The next trial; None if the search is over."""
+        """The next trial; None if there is none now: `over` tells whether there may be one later."""
         if self._waiting:
             return self._waiting.pop(0)
         for _ in range(_TRIES):
-            length = self._room()
-            if self._left <= 0 or length < min(LEAST, self._length):
+            if self.over or not self._enough:
                 return None
+            length = self._room()
             asked = self._study.ask()
             point = self._space.suggested(asked)
             length -= length % point.group_size
@@ -334,6 +365,7 @@ class Proposals:
             self._left -= 1
             self._begin(trial.trial_id, asked, length)
             return trial
+        self._tired = True
         return None
 
     def lags(self, trial_id: str, best: Sequence[float]) -> bool:
@@ -363,6 +395,15 @@ class Proposals:
             self._study.tell(asked, state=states.PRUNED)
         else:
             self._study.tell(asked, best[-1])
+
+    @property
+    def _least(self) -> int:
+        return min(LEAST, self._length)
+
+    @property
+    def _enough(self) -> bool:
+        """Whether a new trial may begin; what running ones leave may still come to it."""
+        return self._room() >= self._least
 
     def _room(self) -> int:
         """Texts that the next trial may have."""

@@ -7,9 +7,12 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import signal
+import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +51,8 @@ STOP_SECONDS = 20.0
 """How long a stop waits for trials to publish: a job's grace period is 30 s."""
 _WAIT_SECONDS = 30.0
 _PROBE_SECONDS = 60.0
+_REACH_SECONDS = 5.0
+_MISSES = 3
 _STATES = (schema.PLANNED, schema.RUNNING, schema.STOPPED, schema.FINISHED, schema.FAILED)
 
 
@@ -87,7 +92,7 @@ def run_sweep(
         to_run = [f for f in found if f.to_run]
         if not to_run:
             return Outcome(left_alone, None)
-        with _cluster(sweep, storage, stop) as available:
+        with _cluster(sweep, storage, stop, console) as available:
             run = _Run(sweep, to_run[0].trial, loaded, storage, console, run_id, lease, stop, available)
             errors = run.trials(to_run)
         return Outcome({**left_alone, **errors}, stop.signal)
@@ -129,10 +134,13 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
             )
             told = f"{search.trials} trials" + (f", {search.max_texts:,} texts at most" if search.max_texts else "")
             say(f"{search.experiment}: search, {told}; {len(past)} trials are there, results in {storage}")
-            with _cluster(sweep, storage, stop) as available:
+            with _cluster(sweep, storage, stop, console) as available:
                 run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available)
                 errors = run.search(proposals, limits)
-            return Outcome(errors, stop.signal)
+            if stop.signal is None and proposals.why_short:
+                say(proposals.why_short)
+            diverged = {one.trial.trial_id: "diverged in an earlier run" for one in past if one.failed}
+            return Outcome({**diverged, **errors}, stop.signal)
 
 
 @contextlib.contextmanager
@@ -152,9 +160,13 @@ def _driving(sweep: Sweep, storage: Storage, console: Console) -> Iterator[tuple
 
 
 @contextlib.contextmanager
-def _cluster(sweep: Sweep, storage: Storage, stop: _StopRequest) -> Iterator[dict[str, float]]:
+def _cluster(sweep: Sweep, storage: Storage, stop: _StopRequest, console: Console) -> Iterator[dict[str, float]]:
     """A connection to a cluster that can run the trials; its CPUs and GPUs."""
-    with _ray(ray_address(sweep)), stop.listening():  # Ray takes the signals when it starts
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ray(ray_address(sweep)))
+        stack.enter_context(stop.listening())  # Ray takes the signals when it starts
+        if ray_address(sweep) == "local":
+            stack.enter_context(_alive(stop, console))
         available = cluster_capacity()
         check_resources(sweep, available)
         check_shared(storage)
@@ -214,7 +226,7 @@ class _Run:
                 return self._setup(found, (COLLAPSE,), kept)
 
             return {
-                "search_alg": _Searcher(next_one),
+                "search_alg": _Searcher(next_one, lambda: proposals.over or self._stop.signal is not None),
                 "num_samples": -1,
                 "max_concurrent_trials": max(slots, 1),
             }
@@ -295,17 +307,21 @@ class _Run:
 class _Searcher(tune.search.Searcher):
     """Asks for a trial whenever Tune has room for one. Its state is in the results: Tune is given nothing to keep."""
 
-    def __init__(self, next_one: Callable[[], TrialSetup | None]) -> None:
+    def __init__(self, next_one: Callable[[], TrialSetup | None], over: Callable[[], bool]) -> None:
+        """`over`: whether there will be no other when `next_one` has none now."""
         super().__init__()
         self._next_one = next_one
+        self._over = over
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration."""
+        """The next trial's configuration; None if there may be one later."""
         setup = self._next_one()
-        return self.FINISHED if setup is None else {"setup": setup.to_tune()}
+        if setup is not None:
+            return {"setup": setup.to_tune()}
+        return self.FINISHED if self._over() else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """The follower has told of it."""
@@ -633,6 +649,7 @@ def _ray(address: str) -> Iterator[None]:
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
+            _check_reachable(address)
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise Failure(
@@ -642,6 +659,51 @@ def _ray(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _alive(stop: _StopRequest, console: Console) -> Iterator[None]:
+    """End this process soon after a Ray of its own has ended: Ray itself tries for a minute, then aborts.
+
+    A signal to the whole process group ends both: `timeout`, or a batch system. What is published stays, as after
+    any kill; the lease of a process that is gone is nobody's.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    over = threading.Event()
+
+    def watch() -> None:
+        missed = 0
+        while missed < _MISSES:
+            if over.wait(1.0):
+                return
+            try:
+                socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+                missed = 0
+            except OSError:
+                missed += 1
+        console.show_cursor()
+        told = "Stopped" if stop.signal is not None else "Ray has ended"
+        console.print(f"{told}. The same command goes on from here.")
+        os._exit(1 if stop.signal is None else 128 + stop.signal)
+
+    thread = threading.Thread(target=watch, name="alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
 def _trial_id(trial: Any) -> str:
