@@ -42,8 +42,8 @@ class Activations:
     """(T, B, V)."""
 
     @classmethod
-    def empty(cls, heads: Tensor, inner_width: int, vocabulary: int) -> Activations:
-        """Memory for the texts whose queries, keys and values `heads` is to hold."""
+    def empty(cls, heads: Tensor, inner_width: int, vocabulary: int, dtype: torch.dtype) -> Activations:
+        """Memory for the texts whose queries, keys and values `heads` is to hold; `dtype`: of products."""
         layers, texts, _, count, length, width = heads.shape
         of_layers = functools.partial(heads.new_empty, layers, length, texts)
         return cls(
@@ -51,9 +51,9 @@ class Activations:
             attended=of_layers(count * width),
             normalisers=of_layers(count),
             middle=of_layers(count * width),
-            hidden=of_layers(inner_width),
+            hidden=of_layers(inner_width, dtype=dtype),
             output=of_layers(count * width),
-            logits=heads.new_empty(length, texts, vocabulary),
+            logits=heads.new_empty(length, texts, vocabulary, dtype=dtype),
         )
 
     def rows(self) -> list[list[Tensor]]:
@@ -115,7 +115,7 @@ class GPTNeoForward:
         for block, window in zip(self.blocks, self.windows, strict=True):
             attention, mlp = block.attn.attention, block.mlp
             weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-            projected = linear(block.ln_1(x), weight, dtype=self.dtype)
+            projected = linear(block.ln_1(x), weight, dtype=self.dtype).to(self.attention_dtype)
             query, key, value = projected.view(texts, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
             attended = _causal_attention(query, key, value, window)
             merged = attended.transpose(1, 2).reshape(texts, length, self.width)
@@ -139,12 +139,14 @@ class GPTNeoForward:
             middle, hidden, output = (part[index].flatten(0, 1) for part in (kept.middle, kept.hidden, kept.output))
             known = kept.heads[index], kept.attended[index], kept.normalisers[index]
             weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-            merged = _KnownAttention.apply(block.ln_1(x), weight, *known, window)
-            x = known_linear(merged, attention.out_proj.weight, attention.out_proj.bias, middle, added_to=x)
-            before = linear(block.ln_2(x), mlp.c_fc.weight, mlp.c_fc.bias)
+            merged = _KnownAttention.apply(block.ln_1(x), weight, *known, window, self.dtype)
+            out = attention.out_proj
+            x = known_linear(merged, out.weight, out.bias, middle, dtype=self.dtype, added_to=x)
+            before = linear(block.ln_2(x), mlp.c_fc.weight, mlp.c_fc.bias, dtype=self.dtype)
             activation = _KnownGelu.apply(before, hidden)
-            x = known_linear(activation, mlp.c_proj.weight, mlp.c_proj.bias, output, added_to=x)
-        return known_linear(transformer.ln_f(x), self.model.lm_head.weight, None, kept.logits.flatten(0, 1))
+            x = known_linear(activation, mlp.c_proj.weight, mlp.c_proj.bias, output, dtype=self.dtype, added_to=x)
+        logits = kept.logits.flatten(0, 1)
+        return known_linear(transformer.ln_f(x), self.model.lm_head.weight, None, logits, dtype=self.dtype)
 
     @torch.inference_mode()
     def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:
@@ -231,11 +233,12 @@ class GPTNeoForward:
                 # Zeros: `advance_at` reads the whole cache, and nothing masked may be NaN.
                 self._cache = torch.zeros(shape, dtype=self.attention_dtype, device=weights.device)
                 self._layers, self._output, self._activations = [], None, None
-            # In mixed precision scores are what the reference's are computed like, and on a GPU decoding is a graph.
-            same = weights.device.type == "cpu" and self.dtype == weights.dtype
-            self._record = record and same and _flash_attention()
+            # On a GPU decoding is a graph, with other attention.
+            self._record = record and weights.device.type == "cpu" and _flash_attention()
             if self._record and self._activations is None:
-                self._activations = Activations.empty(self._cache, len(self.blocks[0].mlp.c_fc.weight), len(weights))
+                self._activations = Activations.empty(
+                    self._cache, len(self.blocks[0].mlp.c_fc.weight), len(weights), self.dtype
+                )
                 self._rows = self._activations.rows()
         if self._output is None:
             self._layers = [
@@ -312,8 +315,6 @@ def _fuse_query_key_value(attention: Any) -> Tensor:
 def _causal_attention(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
     """Attention to all earlier tokens, or to the last `window` ones; (B, H, T, D) each."""
     length = query.shape[-2]
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and length <= _SHORT:
-        return _short_attention(query, key, value, window)
     return _attention(query, key, value, _mask(length, window, query), causal=True)[0]
 
 
@@ -346,20 +347,27 @@ class _KnownAttention(torch.autograd.Function):
     """Causal attention and the products before it, whose results are known: x, (T · B, C) → (T · B, C).
 
     The other arguments: weight of the three products, (3C, C); of `Activations`, a layer's `heads`, `attended` and
-    `normalisers`; the window.
+    `normalisers`; the window; the precision of products.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, heads: Tensor, attended: Tensor, normalisers: Tensor, window: int | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        heads: Tensor,
+        attended: Tensor,
+        normalisers: Tensor,
+        window: int | None,
+        dtype: torch.dtype,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, heads, attended, normalisers)
-        ctx.window = window
+        ctx.save_for_backward(x.to(dtype), weight.to(dtype), heads, attended, normalisers)
+        ctx.window, ctx.dtypes = window, (x.dtype, weight.dtype)
         return attended.detach().flatten(0, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         x, weight, heads, attended, normalisers = ctx.saved_tensors
         texts, _, count, length, width = heads.shape
         by_head = [part.view(length, texts, count, width).permute(1, 2, 0, 3) for part in (gradient, attended)]
@@ -372,8 +380,8 @@ class _KnownAttention(torch.autograd.Function):
         of_heads = torch.empty(length, texts, 3, count, width, dtype=x.dtype)
         for part, of_part in enumerate(found):
             of_heads[:, :, part] = of_part.permute(2, 0, 1, 3)
-        of_x, of_weight = gradients_of_product(of_heads.view(len(x), -1), x, weight)
-        return of_x, of_weight, None, None, None, None
+        of_x, of_weight = gradients_of_product(of_heads.view(len(x), -1), x, weight, *ctx.dtypes)
+        return of_x, of_weight, None, None, None, None, None
 
 
 class _KnownGelu(torch.autograd.Function):
@@ -407,20 +415,3 @@ def _flash_attention() -> bool:
         return False
     expected = scores.softmax(-1) @ parts[2], scores.logsumexp(-1)
     return all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
-
-
-# Up to this length the scores of all pairs of tokens fit into memory with ease.
-_SHORT = 256
-
-
-def _short_attention(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-    """The same as plain products, with the softmax in float32: in bfloat16 on CPUs twice to six times as fast."""
-    shape = query.shape
-    length = shape[-2]
-    query, key, value = (part.reshape(-1, length, shape[-1]) for part in (query, key, value))
-    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-    if window is not None:
-        hidden |= torch.ones_like(hidden).tril(-window)
-    mask = torch.zeros(length, length).masked_fill_(hidden, -torch.inf)
-    scores = torch.bmm(query, key.transpose(1, 2)).float() + mask
-    return torch.bmm(scores.softmax(-1).to(value.dtype), value).view(shape)

@@ -52,20 +52,22 @@ def linear(
     elif differentiable:
         product = _Linear.apply(x.reshape(rows, -1), weight, bias, dtype).view(*x.shape[:-1], -1)
     else:
-        # In low precision the activation is of the rounded product, as where it is differentiable: the reference
-        # must score as the policy does.
-        fused = gelu and dtype == torch.float32
         flat = x.reshape(rows, -1).to(dtype)
-        product = _onednn(flat, weight.to(dtype), _to(bias, dtype), fused).view(*x.shape[:-1], -1)
-        gelu = gelu and not fused
+        return _onednn(flat, weight.to(dtype), _to(bias, dtype), gelu).view(*x.shape[:-1], -1)
     return F.gelu(product, approximate="tanh") if gelu else product
 
 
 def known_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor, *, added_to: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    result: Tensor,
+    *,
+    dtype: torch.dtype,
+    added_to: Tensor | None = None,
 ) -> Tensor:
-    """`added_to + linear(x, weight, bias)`, (N, D), which is known to be `result`: for its gradients."""
-    known: Tensor = _KnownLinear.apply(x, weight, bias, result, added_to)
+    """`added_to + linear(x, weight, bias, dtype=dtype)`, (N, D), known to be `result`: for its gradients."""
+    known: Tensor = _KnownLinear.apply(x, weight, bias, result, dtype, added_to)
     return known
 
 
@@ -152,35 +154,38 @@ class _KnownLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor, added_to: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        result: Tensor,
+        dtype: torch.dtype,
+        added_to: Tensor | None,
     ) -> Tensor:
         ctx.has_bias, ctx.is_added = bias is not None, added_to is not None
-        ctx.save_for_backward(x, weight)
+        ctx.dtypes = x.dtype, weight.dtype
+        ctx.save_for_backward(x.to(dtype), weight.to(dtype))
         return result.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None, Tensor | None]:
         (gradient,) = gradients
-        of_x, of_weight = gradients_of_product(gradient, *ctx.saved_tensors)
-        of_bias = gradient.sum(0) if ctx.has_bias else None
-        return of_x, of_weight, of_bias, None, gradient if ctx.is_added else None
+        of_x, of_weight = gradients_of_product(gradient, *ctx.saved_tensors, *ctx.dtypes)
+        of_bias = gradient.sum(0, dtype=ctx.dtypes[1]) if ctx.has_bias else None
+        return of_x, of_weight, of_bias, None, None, gradient if ctx.is_added else None
 
 
 def gradients_of_product(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    x_dtype: torch.dtype | None = None,
-    weight_dtype: torch.dtype | None = None,
+    gradient: Tensor, x: Tensor, weight: Tensor, x_dtype: torch.dtype, weight_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Of x, (N, C), and of weight, (D, C), from that of their product, (N, D); in the precisions given or their own."""
-    gradient = gradient.contiguous()
-    of_weight = torch.empty(weight.shape, dtype=weight_dtype or weight.dtype)
+    """Of x, (N, C), and of weight, (D, C), from that of their product, (N, D); computed in `x`'s own precision."""
+    gradient = gradient.to(x.dtype).contiguous()
+    of_weight = torch.empty(weight.shape, dtype=weight_dtype)
     # The copies that a whole vocabulary wants need not be in memory all at once.
     pieces = [slice(begin, begin + _PIECE) for begin in range(0, len(weight), _PIECE)]
     for piece in pieces:
         of_weight[piece] = _gradient_of_weight(gradient[:, piece], x)
-    parts = (_product(gradient[:, piece], weight[piece].t()).to(x_dtype or x.dtype) for piece in pieces)
+    parts = (_product(gradient[:, piece], weight[piece].t()).to(x_dtype) for piece in pieces)
     return functools.reduce(torch.add, parts), of_weight
 
 

@@ -445,8 +445,13 @@ def test_policy_and_reference_score_alike_in_either_precision(name, dtype, reque
     loaded = request.getfixturevalue(name)
     trainer = make_trainer(loaded, make_config(loaded, dtype=dtype))
     assert trainer.reference is make_trainer(loaded, trainer.config).reference, "once for all trials"
-    # Before the first update they are one model: nothing but rounding in float32 may be between them.
-    assert max(abs(text["kl_penalty"]) for text in trainer.step().texts) < 1e-5
+    # Before the first update they are one model: nothing but rounding may be between them. Where the update takes the
+    # sampler's own numbers, those of a group of one token each, a bfloat16 is at times rounded the other way.
+    recorded = dtype == "bfloat16" and loaded.has_fast_path
+    step = trainer.step()
+    assert max(abs(text["kl_penalty"]) for text in step.texts) < (5e-3 if recorded else 1e-5)
+    if loaded.has_fast_path:
+        assert step.update["sampler_gap"] == 0.0
 
 
 def test_training_raises_the_reward(tiny_gpt_neo, make_config):
