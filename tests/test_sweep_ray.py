@@ -16,6 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from rl_alliteration.advantages import get_algorithm
+from rl_alliteration.analysis.stopping import Watch
 from rl_alliteration.results import reader, schema
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
@@ -205,7 +206,7 @@ def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(
 
 
 def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(tmp_path, tiny_gpt_neo_folder):
-    # REINFORCE has no baseline: with a reward above 0 it fixates on a text within 300.
+    # REINFORCE has no baseline: with a reward above 0 it fixates on a text within 300 or 400.
     (tmp_path / "mine.py").write_text("def words(text):\n    return len(text.split())\n")
     storage = tmp_path / "results"
     arguments = flags(tiny_gpt_neo_folder, storage, "--algorithm", "reinforce", "--beta", "0", "--reward", "mine:words")
@@ -225,9 +226,15 @@ def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(tmp_path, tin
         return reader.run_query(Storage(storage), sql)[1]
 
     assert "stopped (collapse)" in sweep("--stop-on-collapse")
-    assert standing() == [("stopped", "collapse", 300)]
+    sql = "SELECT text, reward FROM generations WHERE algorithm = 'reinforce' ORDER BY generation"
+    watch, end = Watch(("collapse",)), 0
+    for end, (text, reward) in enumerate(reader.run_query(Storage(storage), sql)[1], 1):  # noqa: B007
+        assert not watch.reason
+        watch.add([{"text": text, "reward": reward}])
+    assert watch.reason == "collapse" and end < 600  # at the first text that gives the reason
+    assert standing() == [("stopped", "collapse", end)]
     kept = sorted(path.name for path in storage.glob("checkpoints/tiny/reinforce*/*"))
-    assert kept == ["generation-00000100", "generation-00000200", "generation-00000300"]
+    assert kept == [f"generation-{place:08}" for place in range(100, end + 1, 100)]
     before = texts(storage)
     assert "stopped by its own texts, left as it is" in sweep("--stop-on-collapse")
     assert texts(storage) == before
