@@ -117,7 +117,7 @@ class GPTNeoForward:
             weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
             projected = linear(block.ln_1(x), weight, dtype=self.dtype).to(self.attention_dtype)
             query, key, value = projected.view(texts, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-            attended = _causal_attention(query, key, value, window)
+            attended, _ = _attention(query, key, value, _mask(length, window, query), causal=True)
             merged = attended.transpose(1, 2).reshape(texts, length, self.width)
             x = x + linear(merged, attention.out_proj.weight, attention.out_proj.bias, dtype=self.dtype)
             hidden = linear(block.ln_2(x), mlp.c_fc.weight, mlp.c_fc.bias, dtype=self.dtype, gelu=True)
@@ -310,12 +310,6 @@ def _fuse_query_key_value(attention: Any) -> Tensor:
         for projection, part in zip(projections, fused.chunk(3), strict=True):
             projection.weight.data = part
     return fused
-
-
-def _causal_attention(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-    """Attention to all earlier tokens, or to the last `window` ones; (B, H, T, D) each."""
-    length = query.shape[-2]
-    return _attention(query, key, value, _mask(length, window, query), causal=True)[0]
 
 
 def _mask(length: int, window: int | None, like: Tensor) -> Tensor | None:

@@ -49,9 +49,6 @@ class Forward(Protocol):
     def finish(self) -> Activations | None:
         """The group is sampled: free what only sampling needs."""
 
-    def decoded_logits(self, token_ids: Tensor, activations: Activations) -> Tensor:
-        """`logits` by what `finish` returned: (B, T) → (T · B, V), by token, then by text."""
-
 
 class TransformersForward:
     """`Forward` for any other causal LM, through transformers' own code and cache."""
@@ -77,9 +74,6 @@ class TransformersForward:
 
     def finish(self) -> None:
         self._cache = None
-
-    def decoded_logits(self, token_ids: Tensor, activations: Activations) -> Tensor:
-        raise NotImplementedError("`finish` returns no activations")
 
     def _read(self, token_ids: Tensor) -> Tensor:
         with self._precision():

@@ -47,13 +47,16 @@ def linear(
     dtype = dtype or x.dtype
     rows = x.shape[:-1].numel()
     differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not _by_onednn(weight, dtype, rows):
-        product = F.linear(x.to(dtype), weight.to(dtype), _to(bias, dtype))
-    elif differentiable:
-        product = _Linear.apply(x.reshape(rows, -1), weight, bias, dtype).view(*x.shape[:-1], -1)
+    if _by_onednn(weight, dtype, rows):
+        flat = x.reshape(rows, -1)
+        fused = gelu and not differentiable
+        with torch.no_grad():  # the operator has no gradient of its own
+            product = _onednn(flat.to(dtype), weight.to(dtype), _to(bias, dtype), fused)
+        if differentiable:
+            product = known_linear(flat, weight, bias, product, dtype=dtype)
+        product, gelu = product.view(*x.shape[:-1], -1), gelu and not fused
     else:
-        flat = x.reshape(rows, -1).to(dtype)
-        return _onednn(flat, weight.to(dtype), _to(bias, dtype), gelu).view(*x.shape[:-1], -1)
+        product = F.linear(x.to(dtype), weight.to(dtype), _to(bias, dtype))
     return F.gelu(product, approximate="tanh") if gelu else product
 
 
@@ -127,26 +130,6 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) 
     after = ("gelu", "tanh") if gelu else ("none", "")
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, after[0], [], after[1])
     return product
-
-
-class _Linear(torch.autograd.Function):
-    """`F.linear` on two-dimensional tensors."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        ctx.has_bias = bias is not None
-        ctx.dtypes = x.dtype, weight.dtype
-        x, weight = x.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight, _to(bias, dtype))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        x_dtype, weight_dtype = ctx.dtypes
-        of_x, of_weight = gradients_of_product(gradients[0], x, weight, x_dtype, weight_dtype)
-        of_bias = gradients[0].sum(0, dtype=weight_dtype) if ctx.has_bias else None
-        return of_x, of_weight, of_bias, None
 
 
 class _KnownLinear(torch.autograd.Function):

@@ -228,6 +228,7 @@ def score(model: LanguageModel, token_ids: Tensor, activations: Activations | No
         differentiable once; and the entropy of the distribution that each was drawn from, (B, T − 1), nats, detached.
     """
     if activations is not None:
+        assert isinstance(model.forward, GPTNeoForward), "no other records any"
         logits = model.forward.decoded_logits(token_ids[:, :-1], activations)
         log_p, entropy = _TokenScores.apply(logits, token_ids[:, 1:].t().flatten())
         return log_p.view(-1, len(token_ids)).t(), entropy.view(-1, len(token_ids)).t()

@@ -162,11 +162,9 @@ def _driving(sweep: Sweep, storage: Storage, console: Console) -> Iterator[tuple
 @contextlib.contextmanager
 def _cluster(sweep: Sweep, storage: Storage, stop: _StopRequest, console: Console) -> Iterator[dict[str, float]]:
     """A connection to a cluster that can run the trials; its CPUs and GPUs."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_ray(ray_address(sweep)))
-        stack.enter_context(stop.listening())  # Ray takes the signals when it starts
-        if ray_address(sweep) == "local":
-            stack.enter_context(_alive(stop, console))
+    address = ray_address(sweep)
+    watched = _alive(stop, console) if address == "local" else contextlib.nullcontext()
+    with _ray(address), stop.listening(), watched:  # Ray takes the signals when it starts
         available = cluster_capacity()
         check_resources(sweep, available)
         check_shared(storage)
