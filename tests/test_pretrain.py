@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from transformers import GPTNeoForCausalLM
 from trials import EXPERIMENT, planned, run_trial
 
 import tune_jobs.pretrain_storyteller as job
@@ -129,6 +130,20 @@ def test_losses_are_sums_over_tokens_and_words(storyteller):
         with torch.no_grad():
             plain += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
     assert job.nats_per_word(model, tokenizer, stories, 256) == pytest.approx(plain / (7 + 1), rel=1e-5)
+
+
+def test_attention_in_one_kernel_is_transformers_own(tmp_path):
+    settings = job.Pretraining("", "", layers=2, width=32, heads=2, context=16)
+    fused = job.new_model(settings, 300)
+    fused.save_pretrained(tmp_path)
+    plain = GPTNeoForCausalLM.from_pretrained(tmp_path)
+    ids = torch.arange(1, 33).view(2, 16)
+    losses = [model(input_ids=ids, labels=ids).loss for model in (fused, plain)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    for loss in losses:
+        loss.backward()
+    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
 
 
 @pytest.mark.parametrize(

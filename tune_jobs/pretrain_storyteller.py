@@ -24,6 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 import tyro
 from numpy.typing import NDArray
 from torch import Tensor
@@ -68,7 +69,7 @@ class Pretraining:
     context: int = 256
     """Most tokens that it can read."""
     dropout: float = 0.0
-    """Of embeddings, attention and residuals, while training."""
+    """Of embeddings and residuals, while training."""
     weight_decay: float = 0.0
     """Decoupled, of matrices and embeddings."""
     batch: int = 32
@@ -161,7 +162,7 @@ def new_model(settings: Pretraining, vocabulary: int) -> Any:
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     torch.manual_seed(settings.seed)
-    return GPTNeoForCausalLM(
+    model: Any = GPTNeoForCausalLM(
         GPTNeoConfig(
             vocab_size=vocabulary,
             hidden_size=settings.width,
@@ -171,13 +172,21 @@ def new_model(settings: Pretraining, vocabulary: int) -> Any:
             max_position_embeddings=settings.context,
             window_size=settings.context,
             embed_dropout=settings.dropout,
-            attention_dropout=settings.dropout,
             resid_dropout=settings.dropout,
             bos_token_id=0,
             eos_token_id=0,
             pad_token_id=0,
         )
     )
+    for block in model.transformer.h:
+        block.attn.attention._attn = _fused_attention
+    return model
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, _: Tensor | None = None) -> tuple[Tensor, None]:
+    """Causal attention as one kernel, unscaled as GPT-Neo's is; transformers computes all (T, T) scores at length."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0), None
 
 
 def optimizers_of(model: Any, settings: Pretraining) -> list[tuple[torch.optim.Optimizer, float]]:
