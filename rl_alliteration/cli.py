@@ -147,7 +147,7 @@ class Sample:
     """Sample texts of a model, or of a trial after any number of its texts; alliterating runs are highlighted."""
 
     model: str | None = None
-    """The shipped `storyteller` (the default), a hub id or a folder."""
+    """A shipped one, `storyteller` (the default) or `storyteller-2`; a hub id; or a folder."""
     storage: str | None = None
     """Folder or URI of results, to sample from a trial of theirs."""
     experiment: str | None = None

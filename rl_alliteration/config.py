@@ -16,6 +16,9 @@ from rl_alliteration.errors import UserError
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
 TEXTS_VERSION = 3
 
+# Folders of rl_alliteration/models: each with weights, tokenizer, card and `initials.json`.
+SHIPPED_MODELS = ("storyteller", "storyteller-2")
+
 # The trial without updates that every comparison with the unmodified model uses.
 ORIGINAL = "original"
 ORIGINAL_GENERATIONS = 1000

@@ -21,13 +21,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from rl_alliteration.config import canonical_json
+from rl_alliteration.config import SHIPPED_MODELS, canonical_json
 from rl_alliteration.errors import UserError
 from rl_alliteration.gpt_neo import Activations, GPTNeoForward
 
 log = logging.getLogger(__name__)
 
-SHIPPED_MODELS = ("storyteller",)
 _HUB_SECONDS = 5.0
 
 

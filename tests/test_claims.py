@@ -245,6 +245,9 @@ def test_the_study_is_what_its_presets_say():
     assert set(request.beta) == {0, 0.01, 0.1, 1, 10, 100} | set(range(20, 91, 10))
     letters = resolve(Request(storage="x", preset="study_a_words"))
     assert (letters.max_generations, letters.learning_rate, letters.algorithm) == (3000, 3e-4, ("reinforce", "rloo"))
+    beside = resolve(Request(storage="x", preset="study_a_words", model="storyteller-2"))
+    assert (beside.max_generations, beside.learning_rate) == (3000, 1.5e-4)
+    assert resolve(Request(storage="x", preset="quickstart", model="storyteller-2")).learning_rate == 5e-4
     elsewhere = resolve(Request(storage="x", preset="study_betas", model="roneneldan/TinyStories-33M"))
     assert (elsewhere.max_generations, elsewhere.learning_rate) == (3600, 1e-4)
 

@@ -8,7 +8,8 @@ from importlib.resources import files
 import pytest
 from trials import EXPERIMENT, planned, rows, run_trial
 
-from rl_alliteration.config import TrialConfig
+from rl_alliteration.config import SHIPPED_MODELS, TrialConfig
+from rl_alliteration.language_model import load_model
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.rewards import initial_rarity
@@ -24,16 +25,18 @@ def trials_of(loaded, storage, said, **changes):
     return with_rarity(plan(sweep, loaded), loaded, sweep, said.append)
 
 
-def test_the_shipped_model_brings_its_table(storyteller, tmp_path):
+@pytest.mark.parametrize("name", SHIPPED_MODELS)
+def test_a_shipped_model_brings_its_table(name, tmp_path):
     said = []
-    trained, original = trials_of(storyteller, tmp_path, said)
-    table = json.loads((files("rl_alliteration") / "models/storyteller/initials.json").read_text())["rarity"]
+    loaded = load_model(name)
+    trained, original = trials_of(loaded, tmp_path, said, model=name)
+    table = json.loads((files("rl_alliteration") / "models" / name / "initials.json").read_text())["rarity"]
     assert json.loads(trained.config.reward_parameters) == json.loads(original.config.reward_parameters)
     assert json.loads(trained.config.reward_parameters)["rarity"] == table
     assert min(table.values()) == table["t"] == 1 < table["s"] < table["z"] <= table[""]
     assert said == [] and list(tmp_path.iterdir()) == []
     assert TrialConfig.from_json(trained.config.to_json()).trial_id == trained.trial_id
-    (plain, _) = trials_of(storyteller, tmp_path, said, reward="alliteration")
+    (plain, _) = trials_of(loaded, tmp_path, said, model=name, reward="alliteration")
     assert plain.config.reward_parameters == ""
 
 

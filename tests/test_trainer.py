@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from rl_alliteration.advantages import get_algorithm
+from rl_alliteration.config import SHIPPED_MODELS
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.gpt_neo import GPTNeoForward
 from rl_alliteration.language_model import LanguageModel, LoadedModel, TransformersForward, load_model
 from rl_alliteration.rewards import Reward, alliteration, get_reward
 from rl_alliteration.trainer import Diverged, Trainer
@@ -502,13 +504,16 @@ def test_another_architecture_goes_through_transformers(tiny_llama):
     assert tiny_llama.context == 128
 
 
-def test_the_shipped_model(storyteller):
-    assert storyteller.name == "storyteller"
-    assert storyteller.end_tokens == {0}
-    assert storyteller.context == 256
-    ids = storyteller.encode("Once upon a time")
+@pytest.mark.parametrize("name", SHIPPED_MODELS)
+def test_the_shipped_models(name):
+    loaded = load_model(name)
+    assert loaded.name == name
+    assert isinstance(loaded.policy().forward, GPTNeoForward)
+    assert loaded.end_tokens == {0}
+    assert loaded.context == 256
+    ids = loaded.encode("Once upon a time")
     assert len(ids) == 4
-    assert storyteller.tokenizer.decode(ids) == "Once upon a time"
+    assert loaded.tokenizer.decode(ids) == "Once upon a time"
 
 
 def test_a_prompt_of_nothing(storyteller):

@@ -411,6 +411,7 @@ def card(settings: Pretraining, folder: Path, record: dict[str, Any], parameters
         for ids, length in zip(rollout.token_ids.tolist(), rollout.lengths, strict=True)
     ]
     out = io.StringIO()
+    told = {**record["settings"], "stories": Path(settings.stories).name}  # no path of whoever trained it
     print("---\nlibrary_name: transformers\npipeline_tag: text-generation\n---", file=out)
     print(f"# {folder.name}\n", file=out)
     print(
@@ -422,18 +423,18 @@ def card(settings: Pretraining, folder: Path, record: dict[str, Any], parameters
         f"Trained by `tune_jobs/pretrain_storyteller.py`: {settings.passes} passes, {record['tokens'] / 1e6:.3g} M "
         f"tokens, {record['seconds'] / 60:.3g} minutes, {record['update']:,} updates. The weights are those of the "
         f"lowest validation loss, {record['best']:.4f} nats a token (the last {settings.validation} stories of the "
-        f"file, at most {settings.context} tokens each). Settings: `{json.dumps(record['settings'])}`.\n", file=out,
+        f"file, at most {settings.context} tokens each). Settings: `{json.dumps(told)}`.\n", file=out,
     )  # fmt: skip
     if heldout:
         ours = nats_per_word(model.model, loaded.pretrained_tokenizer, heldout, settings.context)
         shipped = load_model("storyteller")
         theirs = nats_per_word(shipped.reference().model, shipped.pretrained_tokenizer, heldout, shipped.context or 256)
-        told = (
+        compared = (
             f"{ours:.3f} nats a word on {len(heldout):,} held-out stories (their first {WORDS} words); the shipped "
             f"`storyteller` has {theirs:.3f} on the same."
         )
-        _say(told)
-        print(f"{told}\n", file=out)
+        _say(compared)
+        print(f"{compared}\n", file=out)
     print("Samples (temperature 1, full distribution, seed 0):\n", file=out)
     for text in samples:
         print("\n".join(f"    {line}" for line in printable(text).splitlines()), end="\n\n", file=out)

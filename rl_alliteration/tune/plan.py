@@ -15,6 +15,7 @@ from rl_alliteration.advantages import get_algorithm
 from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
     ORIGINAL_GENERATIONS,
+    SHIPPED_MODELS,
     STUDY_MAX_LENGTH,
     STUDY_PROMPT,
     STUDY_TOP_K,
@@ -50,7 +51,7 @@ class Common:
     """`alliteration` (the default), `a_words`, `rare_alliteration`, `phonetic_alliteration`, each also with
     `_per_100_words` after it; MODULE:FUNCTION of your own; or a weighted sum: 'alliteration + 0.5*mine:rhymes'."""
     model: str = "storyteller"
-    """The shipped `storyteller`, a hub id such as roneneldan/TinyStories-33M, or a folder."""
+    """A shipped one, `storyteller` or `storyteller-2`; a hub id such as roneneldan/TinyStories-33M; or a folder."""
     tokenizer: str | None = None
     """Hub id or folder of another tokenizer than the model's own."""
     revision: str | None = None
@@ -101,7 +102,7 @@ class Sweep(Common):
     seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
     """Seeds. Default: 0."""
     learning_rate: float | None = None
-    """Of plain SGD. Default: what suits the model (storyteller: 1e-3; else the study's 1e-4)."""
+    """Of plain SGD. Default: what suits the model (storyteller: 1e-3, storyteller-2: 5e-4; else the study's 1e-4)."""
     group_size: int | None = None
     """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
     stop_on_collapse: bool = False
@@ -119,7 +120,7 @@ class Sweep(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """An experiment with its values; the `storyteller_` ones serve the shipped model where it needs others."""
+    """An experiment with its values; the `storyteller_` ones serve a shipped model where it needs others."""
 
     algorithm: tuple[str, ...]
     beta: tuple[float, ...]
@@ -127,7 +128,9 @@ class Preset:
     reward: str = "alliteration"
     max_generations: int = MAX_GENERATIONS
     storyteller_max_generations: int | None = None
+    """Of every shipped model."""
     storyteller_learning_rate: float | None = None
+    """Of `storyteller` itself."""
     checkpoint_every: int = CHECKPOINT_EVERY
 
 
@@ -157,9 +160,12 @@ PRESETS: dict[str, Preset] = {
     ),
 }  # fmt: skip
 
-# Measured for the shipped model; the study's own rate serves TinyStories-33M.
-STORYTELLER_LEARNING_RATE = 1e-3
-_LEARNING_RATES: Mapping[tuple[str, str], float] = {("storyteller", "a_words"): 3e-4}
+# Measured for the shipped models; the study's own rate serves TinyStories-33M.
+_LEARNING_RATES: Mapping[str, float] = {"storyteller": 1e-3, "storyteller-2": 5e-4}
+_REWARD_LEARNING_RATES: Mapping[tuple[str, str], float] = {
+    ("storyteller", "a_words"): 3e-4,
+    ("storyteller-2", "a_words"): 1.5e-4,
+}
 
 
 def resolve(sweep: Sweep) -> Sweep:
@@ -182,11 +188,11 @@ def resolve(sweep: Sweep) -> Sweep:
     if sweep.as_published and sweep.top_k not in (None, STUDY_TOP_K):
         raise UserError(f"--top-k: --as-published means {STUDY_TOP_K}; leave one of the two out")
     length = preset.max_generations
-    if sweep.model == "storyteller" and preset.storyteller_max_generations is not None:
+    if sweep.model in SHIPPED_MODELS and preset.storyteller_max_generations is not None:
         length = preset.storyteller_max_generations
     reward = get_reward(sweep.reward if sweep.reward is not None else preset.reward).name
-    rate = STORYTELLER_LEARNING_RATE if sweep.model == "storyteller" else STUDY_LEARNING_RATE
-    rate = _LEARNING_RATES.get((sweep.model, reward), rate)
+    rate = _LEARNING_RATES.get(sweep.model, STUDY_LEARNING_RATE)
+    rate = _REWARD_LEARNING_RATES.get((sweep.model, reward), rate)
     if sweep.model == "storyteller" and preset.storyteller_learning_rate is not None:
         rate = preset.storyteller_learning_rate
     resolved = dataclasses.replace(

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
-from rl_alliteration.config import ORIGINAL_GENERATIONS, TrialConfig, canonical_json
-from rl_alliteration.language_model import SHIPPED_MODELS, LoadedModel, load_model
+from rl_alliteration.config import ORIGINAL_GENERATIONS, SHIPPED_MODELS, TrialConfig, canonical_json
+from rl_alliteration.language_model import LoadedModel, load_model
 from rl_alliteration.results.storage import existing_storage
 from rl_alliteration.results.writer import PlannedTrial
 from rl_alliteration.rewards import get_reward, initial_rarity
