@@ -136,6 +136,21 @@ def test_figures_are_written_as_pngs(storage, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_what_no_seed_explains_is_told_apart(tmp_path):
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(beta=0), MadeUp(beta=40), MadeUp(beta=40, seed=1)])
+    write_results(storage, [MadeUp(beta=40, learning_rate=5e-4)], "slower")
+    analysis = measure(connect(storage))
+    figure = study_figures(analysis)[0]
+    thick = [series for series in figure.series if not series.faint]
+    assert [series.name for series in thick] == ["beta 0", "beta 40, rate 0.0005", "beta 40, rate 0.001"]
+    assert len({series.colour for series in thick}) == 3
+    assert [len(series.y) for series in metric_figures(analysis, "alliteration", "variety")[1].series[:1]] == [3]
+    page = build_page(analysis, connect(storage), title="t")
+    assert "rloo beta 40, rate 0.0005 seed 0" in page
+    assert {trial.coefficient for trial in measure(connect(storage), "made_up").trained} == {"beta 0", "beta 40"}
+
+
 def test_a_controlled_coefficient_is_shown_beside_the_fixed_ones(tmp_path):
     storage = Storage(tmp_path)
     write_results(storage, [MadeUp(beta=60, generations=200), MadeUp(beta=60, target_kl=0.1, generations=200)])

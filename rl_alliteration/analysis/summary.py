@@ -60,7 +60,7 @@ _READERS = 8  # an object store answers slowly, but many at a time
 def summarise(
     storage: Storage, experiment: str | None = None, only: Collection[tuple[str, str]] | None = None
 ) -> list[TrialSummary]:
-    """Summaries of trials, by algorithm, beta and seed. Reads the ends of the trials alone.
+    """Summaries of trials, by algorithm, beta, rate, group and seed. Reads the ends of the trials alone.
 
     Args:
         storage: the results.
@@ -73,7 +73,8 @@ def summarise(
                max_generations, error
         FROM trials
         WHERE $chosen IS NULL OR experiment = $chosen
-        ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, seed, trial_id
+        ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, learning_rate, group_size, seed,
+                 trial_id
         """,
         {"chosen": experiment},
     )

@@ -124,11 +124,13 @@ class Trial:
     original: Original | None = None
     collapse: int | None = None
     """The generation at which it collapsed (`collapse.RULE`); None if it did not, or has no original."""
+    apart: str = ""
+    """What else sets it apart from the other trials of its reward, algorithm and coefficient: `, rate 0.0005`."""
 
     @property
     def coefficient(self) -> str:
-        """Beta, or what took its place, in words."""
-        return f"beta {self.beta:g}" if self.target_kl is None else f"KL target {self.target_kl:g}"
+        """Beta, or what took its place, in words; with what else there is that no seed explains."""
+        return (f"beta {self.beta:g}" if self.target_kl is None else f"KL target {self.target_kl:g}") + self.apart
 
     @property
     def is_original(self) -> bool:
@@ -183,7 +185,7 @@ def measure(
     window: int = WINDOW,
     trial_id: str | None = None,
 ) -> Analysis:
-    """Measure all trials, or one experiment's, by reward, algorithm, beta and seed; the originals last.
+    """Measure all trials, or one experiment's, by reward, algorithm, beta, rate, group and seed; the originals last.
 
     Args:
         connection: with the views of `results.reader.connect`.
@@ -246,15 +248,42 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
         USING (experiment, trial_id)
         WHERE ($experiment IS NULL OR experiment = $experiment)
           AND ($trial_id IS NULL OR trial_id = $trial_id OR algorithm = 'original')
-        ORDER BY algorithm = 'original', reward_function DESC, algorithm DESC, beta, seed, experiment, trial_id
+        ORDER BY algorithm = 'original', reward_function DESC, algorithm DESC, beta, learning_rate, group_size,
+                 seed, experiment, trial_id
         """,
         {"experiment": experiment, "trial_id": trial_id},
     )
     names = [column[0] for column in answer.description]
     facts = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-    for fact in facts:
-        fact["target_kl"] = json.loads(fact.pop("config")).get("target_kl")
+    configs = [json.loads(fact.pop("config")) for fact in facts]
+    for fact, config in zip(facts, configs, strict=True):
+        fact["target_kl"] = config.get("target_kl")
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for index, fact in enumerate(facts):
+        setting = (fact["reward_function"], fact["algorithm"], fact["beta"], fact["target_kl"])
+        alike.setdefault(setting, []).append(index)
+    for group in alike.values():
+        told = [_telling(facts[index], configs[index]) for index in group]
+        differ = [len(set(words)) > 1 for words in zip(*told, strict=True)]
+        for index, words in zip(group, told, strict=True):
+            facts[index]["apart"] = "".join(f", {word}" for word, shown in zip(words, differ, strict=True) if shown)
     return facts
+
+
+def _telling(fact: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """What else than reward, algorithm, coefficient and seed makes a trial's texts what they are, in words."""
+    name, _, fingerprint = fact["model"].partition("@")
+    prompts = [fact["prompt"], *config.get("more_prompts", ())]
+    return [
+        f"rate {fact['learning_rate']:g}",
+        f"group {fact['group_size']}",
+        f"{name}@{fingerprint[:4]}",
+        f"{len(prompts)} prompts" if len(prompts) > 1 else f'"{prompts[0]}"',
+        f"length {fact['max_length']}",
+        f"temperature {fact['temperature']:g}",
+        f"top-k {fact['top_k']}",
+        config.get("dtype", ""),
+    ]
 
 
 def check_window(window: int) -> None:
