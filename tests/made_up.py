@@ -88,6 +88,7 @@ class MadeUp:
     reason: str = ""
     target_kl: float | None = None
     learning_rate: float = 1e-3
+    dtype: str = "float32"
 
 
 def write_results(
@@ -103,7 +104,7 @@ def write_results(
     """
     log = EventLog(storage, experiment, "run", {})
     rewards = dict.fromkeys(trial.reward for trial in trials)
-    originals = [MadeUp("original", generations=300, reward=reward) for reward in rewards]
+    originals = [MadeUp("original", generations=300, reward=reward, dtype=trials[0].dtype) for reward in rewards]
     return [_write_trial(storage, log, trial, text) for trial in [*trials, *originals]]
 
 
@@ -113,7 +114,7 @@ def _write_trial(storage: Storage, log: EventLog, trial: MadeUp, text: Callable[
         beta=trial.beta, seed=trial.seed, learning_rate=trial.learning_rate, target_kl=trial.target_kl,
         group_size=1 if trial.algorithm == "reinforce" else 10,
         reward=trial.reward, reward_version=1, prompt=PROMPT, max_length=100, temperature=1.0, top_k=0,
-        weights="00", tokenizer="00", dtype="float32", threads=1,
+        weights="00", tokenizer="00", dtype=trial.dtype, threads=1,
     )  # fmt: skip
     config = config.original() if trial.algorithm == "original" else config
     planned = PlannedTrial(config, "storyteller", trial.generations, 600)

@@ -252,6 +252,21 @@ def test_the_study_is_what_its_presets_say():
     assert (elsewhere.max_generations, elsewhere.learning_rate) == (3600, 1e-4)
 
 
+def test_trials_find_a_folder_wherever_they_run(tmp_path, monkeypatch):
+    from rl_alliteration.tune.plan import Sweep as Request
+    from rl_alliteration.tune.plan import resolve
+
+    for name in ("mine", "storyteller"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    sweeps = [
+        resolve(Request(storage="x", preset="no_kl", model=name, tokenizer="mine"))
+        for name in ("mine", "storyteller", "roneneldan/TinyStories-33M")
+    ]
+    assert [sweep.model for sweep in sweeps] == [str(tmp_path / "mine"), "storyteller", "roneneldan/TinyStories-33M"]
+    assert sweeps[0].tokenizer == str(tmp_path / "mine")
+
+
 def test_a_kept_summary_says_the_same(analysis, tmp_path):
     path = Path(__file__).parents[1] / "benchmarks" / "study.py"
     if not path.exists():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from transformers import GPTNeoForCausalLM
 from trials import EXPERIMENT, planned, run_trial
 
 import tune_jobs.pretrain_storyteller as job
+from rl_alliteration.errors import UserError
 from rl_alliteration.language_model import load_model
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
@@ -109,6 +114,37 @@ def test_training_goes_on_after_a_kill_with_the_same_numbers(trained, files, tmp
         assert (tmp_path / "out" / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
+def test_training_goes_on_with_the_same_stories_wherever_they_are(trained, files, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(trained[1], output)
+    settings = dataclasses.replace(trained[0], output=str(output))
+    moved, changed = tmp_path / "moved.txt", tmp_path / "changed.txt"
+    moved.write_text(Path(files[0]).read_text())
+    changed.write_text(moved.read_text().replace("cat", "yak"))
+    assert job.pretrain(dataclasses.replace(settings, stories=str(moved))) == 0
+    before = (output / "README.md").read_bytes()
+    with pytest.raises(UserError, match="was begun with other stories"):
+        job.pretrain(dataclasses.replace(settings, stories=str(changed)))
+    assert (output / "README.md").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(trained, tmp_path):
+    settings, output = trained
+    shutil.copytree(output, tmp_path / "out")
+    os.truncate(tmp_path / "out" / job._CHECKPOINT, 1000)
+    with pytest.raises(UserError, match=r"--output: .* is damaged"):
+        job.pretrain(dataclasses.replace(settings, output=str(tmp_path / "out")))
+
+
+def test_a_folder_with_a_shipped_models_name_gets_its_own_card(trained, tmp_path, monkeypatch):
+    settings, output = trained
+    shutil.copytree(output, tmp_path / "storyteller")
+    monkeypatch.chdir(tmp_path)
+    job.pretrain(dataclasses.replace(settings, output="storyteller"))
+    card = (tmp_path / "storyteller" / "README.md").read_text()
+    assert card == (output / "README.md").read_text().replace("# tiny-teller", "# storyteller")
+
+
 def test_rows_begin_with_stories_and_passes_differ():
     stories = [[number] * 5 + [0] for number in range(1, 8)]
     rows = job.rows_of_pass(stories, 8, seed=0, number=0)
@@ -160,6 +196,9 @@ def test_attention_in_one_kernel_is_transformers_own(tmp_path):
         (["--heldout", "/dev/null"], "--heldout: '/dev/null' has no story in it"),
         (["--batch", "8"], "was begun with 16; give that, or another --output"),
         (["--passes", "x"], "--passes"),
+        (["--layers", "3"], "was begun with 2; give that, or another --output"),
+        (["--vocabulary", "280"], "was begun with 300; give that, or another --output"),
+        (["--output", "/dev/null"], "--output: '/dev/null' is no folder"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(trained, capsys, flags, named):

@@ -151,6 +151,24 @@ def test_what_no_seed_explains_is_told_apart(tmp_path):
     assert {trial.coefficient for trial in measure(connect(storage), "made_up").trained} == {"beta 0", "beta 40"}
 
 
+def test_each_precision_is_compared_with_its_own_original(tmp_path):
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(beta=40)])
+    write_results(storage, [MadeUp(beta=40, dtype="bfloat16")], text=lambda trial, generation: HOSTILE)
+    write_results(storage, [MadeUp(beta=40)], "elsewhere", text=lambda trial, generation: HOSTILE)
+    trials = {(trial.experiment, trial.apart): trial for trial in measure(connect(storage)).trained}
+    hostile = trials["made_up", ", bfloat16"].original.raw_reward.value
+    assert trials["elsewhere", ", float32"].original.raw_reward.value == hostile
+    assert trials["made_up", ", float32"].original.raw_reward.value != hostile
+
+
+def test_controlled_trials_are_told_apart_by_where_they_began(tmp_path):
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(beta=20, target_kl=0.1), MadeUp(beta=60, target_kl=0.1, seed=1), MadeUp(beta=60)])
+    names = [trial.coefficient for trial in measure(connect(storage)).trained]
+    assert sorted(names) == ["KL target 0.1, from beta 20", "KL target 0.1, from beta 60", "beta 60"]
+
+
 def test_a_controlled_coefficient_is_shown_beside_the_fixed_ones(tmp_path):
     storage = Storage(tmp_path)
     write_results(storage, [MadeUp(beta=60, generations=200), MadeUp(beta=60, target_kl=0.1, generations=200)])

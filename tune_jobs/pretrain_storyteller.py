@@ -11,6 +11,7 @@ validation loss so far, so that it can be used while training goes on.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -251,13 +252,28 @@ def save_state(
     storage.put(_CHECKPOINT, safetensors.torch.save(tensors, metadata={"record": json.dumps(record)}))
 
 
-def load_state(storage: Storage, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any] | None:
-    """Go back to the checkpoint, if there is one; its record."""
+def load_record(storage: Storage) -> dict[str, Any] | None:
+    """What the checkpoint says of itself, if there is one.
+
+    Raises:
+        UserError: it is damaged.
+    """
     path = storage.folder(_CHECKPOINT)
     if path is None or not path.exists():
         return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            record: dict[str, Any] = json.loads(file.metadata()["record"])
+    except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"--output: {str(path)!r} is damaged ({error}); give another --output, or remove it") from error
+    return record
+
+
+def load_state(storage: Storage, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Go back to the checkpoint, of a model and optimizers like these."""
+    path = storage.folder(_CHECKPOINT)
+    assert path is not None
     with safetensors.safe_open(path, framework="pt") as file:
-        record: dict[str, Any] = json.loads(file.metadata()["record"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -269,7 +285,6 @@ def load_state(storage: Storage, model: Any, optimizers: Sequence[torch.optim.Op
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return record
 
 
 # --- training --------------------------------------------------------------------------------------------
@@ -292,8 +307,20 @@ def pretrain(settings: Pretraining) -> int:
             f"--validation: {settings.validation} of {len(stories)} stories leave too few to learn from; "
             f"give at most {len(stories) // 2}"
         )
-    folder = Path(settings.output).expanduser()
+    folder = Path(settings.output).expanduser().resolve()  # a shipped model may have the same name
     storage = Storage(folder)
+    fixed = {key: value for key, value in vars(settings).items() if key not in _FREE}
+    fixed["stories"] = hashlib.sha256(SEPARATOR.join(stories).encode()).hexdigest()  # what they say, not where they are
+    record = load_record(storage)
+    changed = [key for key, value in fixed.items() if record and record["settings"].get(key) != value]
+    if record and changed == ["stories"]:
+        raise UserError(f"--stories: {settings.output!r} was begun with other stories; give them, or another --output")
+    if record and changed:
+        field = next(key for key in changed if key != "stories")
+        raise UserError(
+            f"--{field.replace('_', '-')}: {settings.output!r} was begun with {record['settings'].get(field)!r}; "
+            "give that, or another --output"
+        )
     stories, aside = stories[: -settings.validation], stories[-settings.validation :]
     tokenizer = train_tokenizer(stories, settings.vocabulary, settings.context)
     encoded, encoded_aside = encode(tokenizer, stories), encode(tokenizer, aside)
@@ -303,16 +330,10 @@ def pretrain(settings: Pretraining) -> int:
     rows = len(rows_of_pass(encoded, settings.context, settings.seed, 0))
     updates_of_pass = math.ceil(rows / settings.batch)
     updates = settings.passes * updates_of_pass
-    fixed = {key: value for key, value in vars(settings).items() if key not in _FREE}
-    record = load_state(storage, model, [optimizer for optimizer, _ in optimizers]) or {
-        "settings": fixed, "update": 0, "tokens": 0, "seconds": 0.0, "best": None, "losses": [],
-    }  # fmt: skip
-    changed = [key for key, value in fixed.items() if record["settings"].get(key) != value]
-    if changed:
-        raise UserError(
-            f"--{changed[0].replace('_', '-')}: {settings.output!r} was begun with "
-            f"{record['settings'].get(changed[0])!r}; give that, or another --output"
-        )
+    if record is None:
+        record = {"settings": fixed, "update": 0, "tokens": 0, "seconds": 0.0, "best": None, "losses": []}
+    else:
+        load_state(storage, model, [optimizer for optimizer, _ in optimizers])
     parameters = sum(p.numel() for p in model.parameters())
     _say(
         f"{len(stories):,} stories, {sum(map(len, encoded)):,} tokens; {parameters:,} parameters; "
@@ -389,6 +410,9 @@ def _checked(settings: Pretraining) -> torch.device:
         raise UserError(f"--dropout: {settings.dropout} is not accepted; give a number from 0 to less than 1")
     if settings.width % settings.heads:
         raise UserError(f"--width: {settings.width} is no multiple of the {settings.heads} heads")
+    output = Path(settings.output).expanduser()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output: {settings.output!r} is no folder; give one, it is made if it is not there")
     if not hasattr(torch.optim, "Muon"):
         raise UserError(f"torch {torch.__version__} has no Muon; install torch 2.9 or newer")
     name = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -426,11 +450,16 @@ def card(settings: Pretraining, folder: Path, record: dict[str, Any], parameters
         f"file, at most {settings.context} tokens each). Settings: `{json.dumps(told)}`.\n", file=out,
     )  # fmt: skip
     if heldout:
+        extent = f"their first {WORDS} words"
+        if settings.context < 2 * WORDS:  # both models are to read the same words
+            extent = f"what {settings.context} tokens hold of them"
+            readable = [loaded.tokenizer.encode(story).ids[: settings.context] for story in heldout]
+            heldout = [" ".join(loaded.tokenizer.decode(ids).split()[:-1]) for ids in readable]
         ours = nats_per_word(model.model, loaded.pretrained_tokenizer, heldout, settings.context)
         shipped = load_model("storyteller")
         theirs = nats_per_word(shipped.reference().model, shipped.pretrained_tokenizer, heldout, shipped.context or 256)
         compared = (
-            f"{ours:.3f} nats a word on {len(heldout):,} held-out stories (their first {WORDS} words); the shipped "
+            f"{ours:.3f} nats a word on {len(heldout):,} held-out stories ({extent}); the shipped "
             f"`storyteller` has {theirs:.3f} on the same."
         )
         _say(compared)

@@ -38,7 +38,7 @@ def model_card(
         texts: some of those sampled around then; untrusted.
         recommendation: why this one, if it was recommended.
     """
-    name = trial.model.partition("@")[0]
+    name = trial.model.rpartition("@")[0]
     lines = [
         "---",
         "library_name: transformers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -203,14 +204,17 @@ def measure(
     for fact in reversed(facts):  # the originals first
         comparable = tuple(fact.pop(name) for name in _SAMPLING)
         comparable = (*comparable, fact["model"], fact["reward_function"])
+        exact = (*comparable, *(fact.pop(name) for name in _ROUNDING))
         columns = _columns(connection, fact["experiment"], fact["trial_id"])
         with threadpool_limits(1):  # the matrices are small: threads would only wait for one another
             trial, original = _measured(fact, columns, window)
         if trial.is_original:
             if original is not None:
-                originals[fact["experiment"], comparable] = originals[comparable] = original
+                for alike in (exact, comparable):
+                    originals[fact["experiment"], alike] = originals[alike] = original
         else:
-            found = originals.get((fact["experiment"], comparable), originals.get(comparable))
+            nearest = ((fact["experiment"], exact), exact, (fact["experiment"], comparable), comparable)
+            found = next((originals[key] for key in nearest if key in originals), None)
             trial = _compared(trial, found)
         trials.append(trial)
     return Analysis(trials[::-1], window)
@@ -225,7 +229,7 @@ def measure_original(
         Failure: it has no full window.
     """
     fact = next(fact for fact in _facts(connection, experiment, trial_id) if fact["trial_id"] == trial_id)
-    for name in _SAMPLING:
+    for name in (*_SAMPLING, *_ROUNDING):
         del fact[name]
     with threadpool_limits(1):
         _, original = _measured(fact, _columns(connection, experiment, trial_id), window)
@@ -235,6 +239,7 @@ def measure_original(
 
 
 _SAMPLING = ("prompt", "max_length", "temperature", "top_k")
+_ROUNDING = ("dtype", "threads")
 
 
 def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_id: str | None) -> list[dict[str, Any]]:
@@ -257,10 +262,11 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
     facts = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
     configs = [json.loads(fact.pop("config")) for fact in facts]
     for fact, config in zip(facts, configs, strict=True):
-        fact["target_kl"] = config.get("target_kl")
+        fact |= {name: config.get(name) for name in ("target_kl", *_ROUNDING)}
     alike: dict[tuple[Any, ...], list[int]] = {}
     for index, fact in enumerate(facts):
-        setting = (fact["reward_function"], fact["algorithm"], fact["beta"], fact["target_kl"])
+        coefficient = fact["beta"] if fact["target_kl"] is None else None
+        setting = (fact["reward_function"], fact["algorithm"], coefficient, fact["target_kl"])
         alike.setdefault(setting, []).append(index)
     for group in alike.values():
         told = [_telling(facts[index], configs[index]) for index in group]
@@ -272,17 +278,20 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
 
 def _telling(fact: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """What else than reward, algorithm, coefficient and seed makes a trial's texts what they are, in words."""
-    name, _, fingerprint = fact["model"].partition("@")
+    name, _, fingerprint = fact["model"].rpartition("@")
     prompts = [fact["prompt"], *config.get("more_prompts", ())]
+    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:4]
     return [
         f"rate {fact['learning_rate']:g}",
         f"group {fact['group_size']}",
         f"{name}@{fingerprint[:4]}",
-        f"{len(prompts)} prompts" if len(prompts) > 1 else f'"{prompts[0]}"',
+        f"{len(prompts)} prompts ({digest})" if len(prompts) > 1 else f'"{prompts[0]}"',
         f"length {fact['max_length']}",
         f"temperature {fact['temperature']:g}",
         f"top-k {fact['top_k']}",
         config.get("dtype", ""),
+        f"{config.get('threads')} threads",
+        "" if fact["target_kl"] is None else f"from beta {fact['beta']:g}",
     ]
 
 

@@ -217,7 +217,7 @@ def _name(trial: Trial, among: Sequence[Trial]) -> str:
 
 
 def _subtitle(analysis: Analysis, trials: Sequence[Trial]) -> str:
-    models = sorted({trial.model.partition("@")[0] for trial in trials})
+    models = sorted({trial.model.rpartition("@")[0] for trial in trials})
     rewards = ", ".join(rewards_of(analysis)) or "none yet"
     return f"Model {', '.join(models) or 'unknown'}; reward {rewards}; {len(analysis.trained)} trials."
 

@@ -197,6 +197,8 @@ def resolve(sweep: Sweep) -> Sweep:
         rate = preset.storyteller_learning_rate
     resolved = dataclasses.replace(
         sweep,
+        model=_absolute(sweep.model),
+        tokenizer=None if sweep.tokenizer is None else _absolute(sweep.tokenizer),
         prompt=prompts_of(sweep),
         prompts=None,
         experiment=check_experiment_name(experiment),
@@ -308,6 +310,12 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
         *trials,
         PlannedTrial(original, sweep.model, ORIGINAL_GENERATIONS, _ORIGINAL_CHECKPOINT_EVERY),
     ]
+
+
+def _absolute(source: str) -> str:
+    """A model's name, or its folder as trials find it: they have a working directory of their own."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if source not in SHIPPED_MODELS and path.is_dir() else source
 
 
 def prompts_of(sweep: Sweep) -> tuple[str, ...]:
