@@ -30,7 +30,7 @@ from rich.text import Text
 
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.card import model_card
-from rl_alliteration.analysis.claims import check_claims
+from rl_alliteration.analysis.claims import check_claims, comparable
 from rl_alliteration.analysis.frontier import KEEP_VARIETY, recommended
 from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, measure
@@ -758,6 +758,14 @@ def _claims(command: Claims) -> int:
     unfinished = [trial.trial_id for trial in analysis.trials if trial.generations < trial.max_generations]
     if unfinished:
         print(f"note: {len(unfinished)} trials are not finished, {printable(unfinished[0])} first", file=sys.stderr)
+    apart = [trial for trial in comparable(analysis) if trial.apart]
+    if apart:
+        print(
+            f"note: {len(apart)} trials differ from others of their beta in more than the seed, "
+            f"{printable(apart[0].trial_id)} ({printable(apart[0].apart.removeprefix(', '))}) first; all are taken as "
+            "seeds of it: choose with --experiment",
+            file=sys.stderr,
+        )
     missing, failed = (sum(claim.holds is holds for claim in claims) for holds in (None, False))
     if missing or failed:
         raise Failure(f"claims: {failed} of {len(claims)} findings do not hold, {missing} have no data to say")

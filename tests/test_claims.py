@@ -202,6 +202,12 @@ def test_the_command_exits_by_the_findings(storage, tmp_path, capsys):
     assert (code, err.count("\n")) == (1, 1)
     assert "have no data to say" in err
     assert "no data" in out
+    write_results(few, [MadeUp(beta=100, generations=300, learning_rate=5e-4)], "slower")
+    _, _, err = answer("--storage", str(few))
+    assert "note: 2 trials differ from others of their beta in more than the seed" in err
+    assert "rate 0.0005" in err and "choose with --experiment" in err
+    _, _, err = answer("--storage", str(few), "--experiment", "slower")
+    assert "note:" not in err
 
 
 def test_the_job_runs_the_study_and_extends_the_smallest_beta_that_stands(storage, monkeypatch):

@@ -16,7 +16,7 @@ from rl_alliteration.cli import call
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import open_storage
 
-EXTENDED_TO = {"storyteller": 6000}
+EXTENDED_TO = {"storyteller": 6000, "storyteller-2": 6000}
 EXTENDED_TO_ELSE = 8000  # as in the study
 
 
@@ -39,7 +39,7 @@ def run(flags: list[str]) -> int:
     if beta is not None:
         length = EXTENDED_TO.get(told.model, EXTENDED_TO_ELSE)
         if told.max_generations is not None:  # a try at another size
-            length = max(2 * int(told.max_generations), int(told.max_generations))
+            length = 2 * told.max_generations
         code = call(
             ["sweep", "--preset", "study_betas", *flags, "--beta", f"{beta:g}", "--max-generations", str(length)]
         )
