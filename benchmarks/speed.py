@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,13 +57,8 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, "--worker", "make-33m", folder, "1", "cpu"], check=True)
         model = folder if speed.model == "33m" else "storyteller"
         names = [*speed.contestants, "floor"]
-        workers = [_Worker(name, model, speed.threads, speed.device) for name in names]
-        seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
-        for repetition in range(speed.warm_up + speed.repetitions):
-            for worker in workers:
-                taken = worker.step()
-                if repetition >= speed.warm_up:
-                    seconds[worker.name].append(taken)
+        workers = [Worker(name, model, speed.threads, speed.device) for name in names]
+        seconds = dict(zip(names, take_turns(workers, speed.warm_up, speed.repetitions), strict=True))
         notes = {worker.name: worker.end() for worker in workers}
     table = _table(speed, seconds, notes)
     print(table)
@@ -72,7 +67,13 @@ def main() -> None:
         (RESULTS / f"{speed.output}.md").write_text(table)
 
 
-class _Worker:
+def take_turns(workers: Sequence[Worker], warm_up: int, repetitions: int) -> list[list[float]]:
+    """Seconds of each worker's steps, one each in turn, those of the warm-up left out."""
+    rounds = [[worker.step() for worker in workers] for _ in range(warm_up + repetitions)]
+    return [list(taken) for taken in zip(*rounds[warm_up:], strict=True)]
+
+
+class Worker:
     """A contestant's process."""
 
     def __init__(self, name: str, model: str, threads: int, device: str) -> None:
@@ -383,7 +384,7 @@ def _lines(speed: Speed, seconds: dict[str, list[float]], notes: dict[str, dict[
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "trl"))
     yield f"# One RLOO step, {speed.model} model, {speed.device}, {speed.threads} threads"
     yield ""
-    yield f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · {_hardware(speed.device)} · {versions}"
+    yield f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · {hardware(speed.device)} · {versions}"
     yield f"`python benchmarks/speed.py --model {speed.model} --threads {speed.threads} --device {speed.device}`"
     yield (
         f"{speed.repetitions} repetitions in turn; {operations:.0f} GFLOP; the machine's matrix products: "
@@ -407,7 +408,7 @@ def _lines(speed: Speed, seconds: dict[str, list[float]], notes: dict[str, dict[
         )
 
 
-def _hardware(device: str) -> str:
+def hardware(device: str) -> str:
     if device == "cuda":
         import torch
 

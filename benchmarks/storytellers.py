@@ -13,7 +13,7 @@ import datetime
 import statistics
 
 import tyro
-from speed import GROUP, RESULTS, _hardware, _Worker
+from speed import GROUP, RESULTS, Worker, hardware, take_turns
 
 from rl_alliteration.config import SHIPPED_MODELS
 from rl_alliteration.language_model import load_model
@@ -40,7 +40,7 @@ def main() -> None:
     timed = " | ".join(f"ms a text, {dtype} | against the first" for dtype in KINDS.values())
     lines = [
         "# The shipped models\n",
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · {_hardware('cpu')}",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · {hardware('cpu')}",
         "`python benchmarks/storytellers.py --heldout heldout.txt`",
         f"Nats a word over the first {WORDS} words of {len(stories):,} stories that no model has seen; milliseconds a "
         f"text of an RLOO step ({GROUP} texts), one thread, medians of {settings.repetitions} steps in turn.\n",
@@ -62,16 +62,11 @@ def main() -> None:
 
 def _steps(kind: str, settings: Storytellers) -> dict[str, float]:
     """Median seconds of a step of each model."""
-    workers = {name: _Worker(kind, name, 1, "cpu") for name in SHIPPED_MODELS}
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for repetition in range(settings.warm_up + settings.repetitions):
-        for name, worker in workers.items():
-            taken = worker.step()
-            if repetition >= settings.warm_up:
-                seconds[name].append(taken)
-    for worker in workers.values():
+    workers = [Worker(kind, name, 1, "cpu") for name in SHIPPED_MODELS]
+    seconds = take_turns(workers, settings.warm_up, settings.repetitions)
+    for worker in workers:
         worker.end()
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {name: statistics.median(taken) for name, taken in zip(SHIPPED_MODELS, seconds, strict=True)}
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import sys
 from rl_alliteration.analysis.claims import beta_to_extend
 from rl_alliteration.analysis.windows import measure
 from rl_alliteration.cli import call
+from rl_alliteration.config import SHIPPED_MODELS
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import open_storage
 
-EXTENDED_TO = {"storyteller": 6000, "storyteller-2": 6000}
+EXTENDED_TO = 6000  # a shipped model
 EXTENDED_TO_ELSE = 8000  # as in the study
 
 
@@ -37,7 +38,7 @@ def run(flags: list[str]) -> int:
         return 0
     beta = beta_to_extend(measure(connect(open_storage(told.storage)), "study_betas"))
     if beta is not None:
-        length = EXTENDED_TO.get(told.model, EXTENDED_TO_ELSE)
+        length = EXTENDED_TO if told.model in SHIPPED_MODELS else EXTENDED_TO_ELSE
         if told.max_generations is not None:  # a try at another size
             length = 2 * told.max_generations
         code = call(

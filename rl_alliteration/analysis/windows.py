@@ -263,17 +263,22 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
     configs = [json.loads(fact.pop("config")) for fact in facts]
     for fact, config in zip(facts, configs, strict=True):
         fact |= {name: config.get(name) for name in ("target_kl", *_ROUNDING)}
-    alike: dict[tuple[Any, ...], list[int]] = {}
+    _tell_apart(facts, configs)
+    return facts
+
+
+def _tell_apart(facts: list[dict[str, Any]], configs: list[dict[str, Any]]) -> None:
+    """Give each trial `apart`: in words, what differs among the trials that would pass for seeds of one setting."""
+    settings: dict[tuple[Any, ...], list[int]] = {}
     for index, fact in enumerate(facts):
         coefficient = fact["beta"] if fact["target_kl"] is None else None
         setting = (fact["reward_function"], fact["algorithm"], coefficient, fact["target_kl"])
-        alike.setdefault(setting, []).append(index)
-    for group in alike.values():
+        settings.setdefault(setting, []).append(index)
+    for group in settings.values():
         told = [_telling(facts[index], configs[index]) for index in group]
         differ = [len(set(words)) > 1 for words in zip(*told, strict=True)]
         for index, words in zip(group, told, strict=True):
             facts[index]["apart"] = "".join(f", {word}" for word, shown in zip(words, differ, strict=True) if shown)
-    return facts
 
 
 def _telling(fact: dict[str, Any], config: dict[str, Any]) -> list[str]:
