@@ -6,24 +6,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORAGE ?= results
 KILLS ?= 50
+FAULTS ?= 200
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint chaos bench clean
+.PHONY: quickstart test lowest lint docs chaos bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/rl-alliteration sweep --preset quickstart --storage $(STORAGE)
 
 test: lint
-	$(BIN)/python -m pytest -m "not chaos" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist worksteal
+
+# The unit tests with the lowest versions that pyproject.toml allows, in an environment of its own.
+lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[test]'
+	$(VENV)-lowest/bin/python -m pytest -m unit --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-for-tests
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 chaos: $(VENV)/.installed-for-tests
-	RL_ALLITERATION_KILLS=$(KILLS) $(BIN)/python -m pytest -m chaos | tee .chaos.log
-	@grep '^chaos: ' .chaos.log | tail -n 1
+	RL_ALLITERATION_KILLS=$(KILLS) RL_ALLITERATION_FAULTS=$(FAULTS) $(BIN)/python -m pytest -m chaos | tee .chaos.log
+	@grep -E '^chaos: .*(survived|FAILED)' .chaos.log
 
 # What we and the peers take for one RLOO step, and what a sweep costs: tables under benchmarks/results/.
 bench: $(VENV)/.installed-for-benchmarks
@@ -34,7 +44,7 @@ bench: $(VENV)/.installed-for-benchmarks
 	$(BIN)/python benchmarks/checkpoints.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }

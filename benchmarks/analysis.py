@@ -8,6 +8,7 @@ its own, so that its memory is its own too.
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 BETAS = (0.0, 1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0)
 
@@ -35,7 +38,7 @@ def make(folder: Path) -> None:
 def stage(name: str, folder: Path) -> None:
     """Run one stage and print its time and memory."""
     started = time.perf_counter()
-    from rl_alliteration.analysis.windows import measure
+    from rl_alliteration.analysis.measure import measure
     from rl_alliteration.results.reader import connect
     from rl_alliteration.results.storage import open_storage
 
@@ -47,24 +50,34 @@ def stage(name: str, folder: Path) -> None:
     print(f"analysis of {texts:,} texts {time.perf_counter() - started:.1f} s", end="; ")
     if name == "report":
         started = time.perf_counter()
+        from rl_alliteration.report.base import Shown
         from rl_alliteration.report.page import build_page
 
-        page = build_page(analysis, connection, title="Benchmark")
+        page = build_page(Shown(analysis), connection, title="Benchmark")
         print(f"page of {len(page.encode()) / 1e6:.1f} MB {time.perf_counter() - started:.1f} s", end="; ")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What analysing and reporting 72,000 texts costs."""
+
+    folder: tyro.conf.Positional[Path | None] = None
+    """Where the results are, or are made. Default: a temporary folder."""
+
+
 def main() -> None:
     """Make the results, then run each stage."""
-    if len(sys.argv) > 2:
-        stage(sys.argv[1], Path(sys.argv[2]))
+    if sys.argv[1:2] == ["--stage"]:
+        stage(sys.argv[2], Path(sys.argv[3]))
         return
+    asked = tyro.cli(Analysis)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        folder = asked.folder or Path(temporary)
         if not (folder / "generations").exists():
             make(folder)
         for name in ("analysis", "report"):
-            subprocess.run([sys.executable, __file__, name, str(folder)], check=True)
+            subprocess.run([sys.executable, __file__, "--stage", name, str(folder)], check=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import time
 
 import torch
 
-from rl_alliteration.advantages import get_algorithm
-from rl_alliteration.language_model import load_model
+from rl_alliteration.lm.loading import load_model
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.rewards import get_reward
-from rl_alliteration.trainer import Trainer
-from rl_alliteration.trial import TrialRun
+from rl_alliteration.rl.advantages import get_algorithm
+from rl_alliteration.rl.rewards import get_reward
+from rl_alliteration.rl.trainer import Trainer
+from rl_alliteration.trial.run import TrialRun
 from rl_alliteration.tune.plan import Sweep, plan, resolve
 
 INTERVALS = 3
@@ -30,7 +30,7 @@ def main() -> None:
     loaded = load_model("storyteller")
     with tempfile.TemporaryDirectory() as folder:
         sweep = resolve(Sweep(storage=folder, experiment="bench", beta=(40.0,), max_generations=600 * INTERVALS))
-        trial = plan(sweep, loaded)[0]
+        trial = plan(sweep, loaded)[-1]
         trainer = Trainer(trial.config, loaded, get_reward("alliteration"), get_algorithm("rloo"))
         run = TrialRun(trainer, trial, Storage(folder), "bench", "bench", keep_checkpoints=2)
         publishing = 0.0

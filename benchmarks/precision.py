@@ -12,6 +12,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -72,7 +73,7 @@ def main() -> None:
     _figure(rows, RESULTS / "precision.png")
 
 
-def _table(rows: np.ndarray, variety: dict[tuple[str, float, int], float], gaps: list[tuple]) -> str:
+def _table(rows: np.ndarray, variety: dict[tuple[str, float, int], float], gaps: list[tuple[Any, ...]]) -> str:
     lines = [
         "# bfloat16 against float32: RLOO, shipped model, five seeds, the last 100 texts of each trial",
         "",

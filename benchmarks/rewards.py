@@ -13,9 +13,10 @@ from pathlib import Path
 import tyro
 
 from rl_alliteration.analysis.letters import entropy_by_kl
-from rl_alliteration.analysis.windows import measure
+from rl_alliteration.analysis.measure import measure
+from rl_alliteration.report.base import Shown
 from rl_alliteration.report.drawing import save_png
-from rl_alliteration.report.figures import letters_by_beta, letters_by_kl
+from rl_alliteration.report.figures import letters
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import open_storage
 
@@ -64,7 +65,8 @@ def main() -> None:
     print(table)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "letters.md").write_text(table)
-    figures = [letters_by_kl(analysis), *(letters_by_beta(analysis, reward) for reward in REWARDS)]
+    shown = Shown(analysis)
+    figures = [*letters.by_kl(shown), *(letters.by_beta(shown, reward) for reward in REWARDS)]
     for path in save_png(figures, RESULTS):
         print(path)
 

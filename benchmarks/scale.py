@@ -24,16 +24,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_alliteration.advantages import get_algorithm
-from rl_alliteration.config import TrialConfig
+from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.results import schema
+from rl_alliteration.results.events import EventLog
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.results.writer import EventLog, PlannedTrial, TrialWriter
-from rl_alliteration.rewards import get_reward
+from rl_alliteration.results.writer import TrialWriter
+from rl_alliteration.rl.advantages import get_algorithm
+from rl_alliteration.rl.rewards import get_reward
+from rl_alliteration.rows import Text, Update
 from rl_alliteration.tune.plan import Sweep, plan, resolve
 
 if TYPE_CHECKING:
-    from rl_alliteration.language_model import LoadedModel
+    from rl_alliteration.lm.loading import LoadedModel
 
 TEXTS = 3600
 EXPERIMENT = "scale"
@@ -67,7 +69,7 @@ QUESTIONS = {
 
 def stories(loaded: LoadedModel) -> list[list[int]]:
     """Token ids of texts of the shipped model."""
-    from rl_alliteration.sampling import sample, uniforms
+    from rl_alliteration.lm.sampling import sample, uniforms
 
     prompt = loaded.encode("Once upon a time")
     found: list[list[int]] = []
@@ -83,7 +85,7 @@ def trials_of(count: int, loaded: LoadedModel, storage: str) -> list[PlannedTria
     sweep = resolve(
         Sweep(storage=storage, experiment=EXPERIMENT, algorithm=("rloo", "reinforce"), beta=BETAS, seed=seeds)
     )
-    return plan(sweep, loaded)[:count]
+    return plan(sweep, loaded)[1 : count + 1]
 
 
 def write_trial(storage: Storage, trial: PlannedTrial, texts: Sequence[list[int]], loaded: LoadedModel) -> None:
@@ -121,33 +123,27 @@ def _row(
     ended = ids[-1] in loaded.end_tokens and len(ids) > 4
     text = loaded.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     entropy, original = (float(x) for x in random.normal((1.6, 1.8), 0.2))
-    row: dict[str, Any] = {
-        "generation": first + place, "step": first // config.group_size, "sample": place, "prompt": config.prompt,
-        "text": text, "token_ids": ids, "num_tokens": len(ids), "num_prompt_tokens": 4,
-        "num_words": len(text.split()), "ended": ended, "raw_reward": float(reward(text)),
-        "lm_cross_entropy": entropy, "original_lm_cross_entropy": original, "kl_penalty": entropy - original,
-        "algorithm": config.algorithm, "beta": config.beta, "seed": config.seed, "group_size": config.group_size,
-        "learning_rate": config.learning_rate, "reward_function": config.reward,
-        "model": f"{trial.model}@{config.model_fingerprint}",
-    }  # fmt: skip
-    row["reward"] = row["raw_reward"] + config.beta * row["kl_penalty"]
-    return row
+    return Text.of(
+        config, generation=first + place, prompt=config.prompt, text=text, token_ids=ids, num_prompt_tokens=4,
+        ended=ended, raw_reward=float(reward(text)), lm_cross_entropy=entropy, original_lm_cross_entropy=original,
+        advantage=0.0, beta=config.beta, model=f"{trial.model}@{config.model_fingerprint}",
+    ).row()  # fmt: skip
 
 
 def _update(trial: PlannedTrial, rows: list[dict[str, Any]], random: Any) -> dict[str, Any]:
     config = trial.config
-    return {
-        "step": rows[0]["step"], "generation": rows[0]["generation"],
-        "loss": sum(row["advantage"] * row["lm_cross_entropy"] for row in rows),
-        **dict(zip(("grad_norm", "entropy", "kl_k3", "sampler_gap", "sample_seconds", "train_seconds"),
-                   map(float, random.random(6)), strict=True)),
-        "tokens": sum(row["num_tokens"] for row in rows), "algorithm": config.algorithm, "beta": config.beta,
-        "seed": config.seed, "group_size": config.group_size, "learning_rate": config.learning_rate,
-    }  # fmt: skip
+    measured = ("grad_norm", "entropy", "kl_k3", "sampler_gap", "sample_seconds", "train_seconds")
+    return Update(
+        step=rows[0]["step"], generation=rows[0]["generation"],
+        loss=sum(row["advantage"] * row["lm_cross_entropy"] for row in rows),
+        **dict(zip(measured, map(float, random.random(6)), strict=True)),
+        tokens=sum(row["num_tokens"] for row in rows), algorithm=config.algorithm, beta=config.beta,
+        seed=config.seed, group_size=config.group_size, learning_rate=config.learning_rate,
+    ).row()  # fmt: skip
 
 
 def _write_share(storage: str, texts: Sequence[list[int]], share: list[tuple[str, str, int, int]]) -> None:
-    from rl_alliteration.language_model import load_model
+    from rl_alliteration.lm.loading import load_model
 
     loaded = load_model("storyteller")
     for config, model, generations, every in share:
@@ -157,8 +153,8 @@ def _write_share(storage: str, texts: Sequence[list[int]], share: list[tuple[str
 
 def write_results(storage: str, count: int) -> None:
     """The results of `count` trials, written by two processes."""
-    from rl_alliteration.language_model import load_model
-    from rl_alliteration.tune.sweep import store_model
+    from rl_alliteration.lm.loading import load_model
+    from rl_alliteration.tune.restore import store_model
 
     loaded = load_model("storyteller")
     trials = trials_of(count, loaded, storage)
@@ -216,8 +212,8 @@ def measure_results(storage: str, with_verify: bool) -> list[dict[str, Any]]:
 
 STUB = """
 import resource, sys, time
-import rl_alliteration.trainer as trainer
-from rl_alliteration.trainer import Step, Trainer
+import rl_alliteration.rl.trainer as trainer
+from rl_alliteration.rl.trainer import Step, Trainer
 
 class Sleeper(Trainer):
     # A group of real texts, made once, and the time a step takes; no model is run.
@@ -245,8 +241,7 @@ trainer.Trainer = Sleeper
 # Trials must load the stub too: Python runs `sitecustomize` in each of their processes.
 DRIVER = """
 import resource, sys, time, json
-from rl_alliteration import cli
-from rl_alliteration.tune import sweep
+from rl_alliteration.cli import main as cli
 started = time.perf_counter()
 try:
     cli.main(sys.argv[2:])
@@ -263,7 +258,7 @@ STUB_TEXTS = 400
 def measure_trials(count: int, folder: Path) -> dict[str, Any]:
     """A sweep of `count` trials that only sleep, four at a time on a Ray of its own."""
     folder.mkdir(parents=True)
-    # The stub is loaded where torch and the trainer are: at the import of `rl_alliteration.trial`.
+    # The stub is loaded where torch and the trainer are: at the import of `rl_alliteration.trial.run`.
     (folder / "sitecustomize.py").write_text(SITE.format(stub=repr(STUB.format(seconds=STEP_SECONDS))))
     (folder / "driver.py").write_text(DRIVER)
     (folder / "start.py").write_text(
@@ -301,7 +296,7 @@ import importlib.abc, importlib.machinery, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "rl_alliteration.trial":
+        if name != "rl_alliteration.trial.run":
             return None
         sys.meta_path.remove(self)
         exec({stub}, {{}})

@@ -18,15 +18,17 @@ import tyro
 
 from rl_alliteration.analysis.alliteration import alliterating_pairs
 from rl_alliteration.analysis.diversity import mean_variety, overlaps
-from rl_alliteration.analysis.frontier import KEEP_VARIETY, Recommendation, recommended
-from rl_alliteration.analysis.windows import Analysis, measure
+from rl_alliteration.analysis.frontier import Recommendation, recommended
+from rl_alliteration.analysis.measure import measure, until
+from rl_alliteration.analysis.rules import KEEP_VARIETY
+from rl_alliteration.analysis.types import Analysis
 from rl_alliteration.analysis.words import Words
-from rl_alliteration.replay import open_trial, replay
+from rl_alliteration.lm.sampling import sample, uniforms
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage, open_storage
-from rl_alliteration.sampling import sample, uniforms
-from rl_alliteration.trainer import decode_text
-from rl_alliteration.tune.plan import PRESETS
+from rl_alliteration.rl.trainer import Trainer, decode_text
+from rl_alliteration.trial.replay import open_trial, replay
+from rl_alliteration.tune.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 NEW_SEED = 2**40
@@ -63,9 +65,9 @@ def main() -> None:
     grid_storage = asked.grid_storage or asked.storage
     seeds = list(map(str, asked.seeds))
     _run("sweep", "--preset", "beta_fine", "--experiment", asked.grid, "--storage", grid_storage, "--seed", *seeds)
-    for seed in seeds:
-        _run("search", "--preset", "frontier", "--experiment", f"frontier-{seed}", "--storage", asked.storage,
-             "--seed", seed)  # fmt: skip
+    for name in seeds:
+        _run("search", "--preset", "frontier", "--experiment", f"frontier-{name}", "--storage", asked.storage,
+             "--seed", name)  # fmt: skip
     fine = PRESETS["beta_fine"]
     grid = measure(connect(open_storage(grid_storage)), asked.grid)
     grid_trials = [t for t in grid.trained if t.beta in fine.beta and t.max_generations >= fine.max_generations]
@@ -92,7 +94,7 @@ def _found(storage: Storage, analysis: Analysis, length: int | None, new_texts: 
     """`length`: only so many texts of each trial count, and windows within them."""
     trials = analysis.trained
     if length is not None:  # a trial may have been extended since
-        trials = [trial.until(length) for trial in trials]
+        trials = [until(trial, length) for trial in trials]
     best = recommended(Analysis(trials, analysis.window))
     stored = open_trial(storage, best.trial.experiment, best.trial.trial_id)
     trainer = replay(stored, best.generation, lambda line: None)
@@ -106,7 +108,7 @@ def _found(storage: Storage, analysis: Analysis, length: int | None, new_texts: 
     return Found(texts, best, (float(rates.mean()), error, share))
 
 
-def _new_texts(trainer, count: int) -> list[str]:
+def _new_texts(trainer: Trainer, count: int) -> list[str]:
     config = trainer.config
     prompt = trainer.prompt_ids[config.prompt]
     texts: list[str] = []

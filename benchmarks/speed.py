@@ -153,10 +153,10 @@ class Contestant:
 
 def _ours(dtype: str) -> Callable[[str, str], Contestant]:
     def make(model: str, device: str) -> Contestant:
-        from rl_alliteration.advantages import get_algorithm
-        from rl_alliteration.language_model import load_model
-        from rl_alliteration.rewards import get_reward
-        from rl_alliteration.trainer import Trainer
+        from rl_alliteration.lm.loading import load_model
+        from rl_alliteration.rl.advantages import get_algorithm
+        from rl_alliteration.rl.rewards import get_reward
+        from rl_alliteration.rl.trainer import Trainer
         from rl_alliteration.tune.plan import Sweep, plan, resolve
 
         loaded = load_model(model)
@@ -166,12 +166,12 @@ def _ours(dtype: str) -> Callable[[str, str], Contestant]:
                 experiment="bench",
                 model=model,
                 beta=(BETA,),
-                learning_rate=LEARNING_RATE,
+                learning_rate=(LEARNING_RATE,),
                 dtype=dtype,
                 max_generations=GROUP,
             )
         )
-        trainer = Trainer(plan(sweep, loaded)[0].config, loaded, get_reward("alliteration"), get_algorithm("rloo"),
+        trainer = Trainer(plan(sweep, loaded)[-1].config, loaded, get_reward("alliteration"), get_algorithm("rloo"),
                           device)  # fmt: skip
         return Contestant(lambda: trainer.step().update["tokens"], device)  # type: ignore[index]
 
@@ -182,10 +182,11 @@ def _transformers(model: str, device: str) -> tuple[Any, Any, Any]:
     """Policy, reference and tokenizer as any user of transformers loads them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rl_alliteration.language_model import resolve_source
+    from rl_alliteration.lm.sources import resolve_source
 
     source = resolve_source(model, "--model")
-    policy, reference = (AutoModelForCausalLM.from_pretrained(source).to(device).eval() for _ in range(2))
+    loaded: list[Any] = [AutoModelForCausalLM.from_pretrained(source) for _ in range(2)]
+    policy, reference = (model.to(device).eval() for model in loaded)
     return policy, reference.requires_grad_(False), AutoTokenizer.from_pretrained(source)
 
 
@@ -193,7 +194,7 @@ def _study(model: str, device: str) -> Contestant:
     """The study's procedure: one text at a time through `generate`, two forward passes, one update a group."""
     import torch
 
-    from rl_alliteration.rewards import get_reward
+    from rl_alliteration.rl.rewards import get_reward
 
     policy, reference, tokenizer = _transformers(model, device)
     optimizer = torch.optim.SGD(policy.parameters(), lr=LEARNING_RATE)
@@ -232,7 +233,7 @@ def _batched(model: str, device: str) -> Contestant:
     """The same with the group in one batch: what a careful user of transformers writes."""
     import torch
 
-    from rl_alliteration.rewards import get_reward
+    from rl_alliteration.rl.rewards import get_reward
 
     policy, reference, tokenizer = _transformers(model, device)
     optimizer = torch.optim.SGD(policy.parameters(), lr=LEARNING_RATE)
@@ -273,7 +274,7 @@ def _trl(model: str, device: str) -> Contestant:
     from transformers import TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    from rl_alliteration.rewards import get_reward
+    from rl_alliteration.rl.rewards import get_reward
 
     policy, _, tokenizer = _transformers(model, device)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -313,8 +314,8 @@ def _floor(model: str, device: str) -> Contestant:
     """What the machine can do: products of 1,024 rows, by the faster of the two libraries, each dtype."""
     import torch
 
-    from rl_alliteration.language_model import load_model
-    from rl_alliteration.linear import linear
+    from rl_alliteration.lm.linear import linear
+    from rl_alliteration.lm.loading import load_model
 
     parameters = sum(p.numel() for p in load_model(model).model.parameters())
     operations = 2 * 2 * 1024 * 1024 * 4096

@@ -2,7 +2,7 @@
 
     python benchmarks/stopping.py --storage FOLDER --experiment study_betas     the table under benchmarks/results/
 
-Where a trial would have stopped is a function of its texts (`analysis.stopping.Watch`): no trial is run again.
+Where a trial would have stopped is a function of its texts (`analysis.stopping.EarlyStopping`): no trial is run again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 import tyro
 
 from rl_alliteration.analysis.frontier import Recommendation, recommended
-from rl_alliteration.analysis.stopping import COLLAPSE, Watch
-from rl_alliteration.analysis.windows import Analysis, measure
+from rl_alliteration.analysis.measure import measure, until
+from rl_alliteration.analysis.stopping import COLLAPSE, EarlyStopping
+from rl_alliteration.analysis.types import Analysis, Trial
+from rl_alliteration.results.parts import read_part
 from rl_alliteration.results.reader import connect, parts
 from rl_alliteration.results.storage import Storage, open_storage
-from rl_alliteration.results.writer import read_part
-from rl_alliteration.tune.plan import PRESETS
+from rl_alliteration.tune.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,7 +41,7 @@ def main() -> None:
     storage = open_storage(asked.storage)
     analysis = measure(connect(storage), asked.experiment)
     betas = PRESETS["beta_coarse"].beta
-    trials = [t.until(asked.texts) for t in analysis.trained if t.beta in betas and t.algorithm == "rloo"]
+    trials = [until(t, asked.texts) for t in analysis.trained if t.beta in betas and t.algorithm == "rloo"]
     lines = [
         "# `--stop-on-collapse` on the betas of `beta_coarse`, shipped model",
         "",
@@ -54,7 +55,7 @@ def main() -> None:
     for seed in sorted({trial.seed for trial in trials}):
         whole = [trial for trial in trials if trial.seed == seed]
         ends = [_stops_at(storage, trial, asked.texts) for trial in whole]
-        stopped = [trial.until(end) for trial, end in zip(whole, ends, strict=True)]
+        stopped = [until(trial, end) for trial, end in zip(whole, ends, strict=True)]
         one, other = (recommended(Analysis(found, analysis.window)) for found in (whole, stopped))
         total, used = asked.texts * len(whole), sum(ends)
         of_all += total, used
@@ -66,8 +67,8 @@ def main() -> None:
     (RESULTS / "stopping.md").write_text(table)
 
 
-def _stops_at(storage: Storage, trial, length: int) -> int:
-    watch = Watch((COLLAPSE,))
+def _stops_at(storage: Storage, trial: Trial, length: int) -> int:
+    watch = EarlyStopping((COLLAPSE,))
     size = trial.group_size
     rows = [
         row

@@ -16,8 +16,9 @@ import tyro
 from speed import GROUP, RESULTS, Worker, hardware, take_turns
 
 from rl_alliteration.config import SHIPPED_MODELS
-from rl_alliteration.language_model import load_model
-from tune_jobs.pretrain_storyteller import WORDS, nats_per_word, read_stories
+from rl_alliteration.lm.loading import load_model
+from rl_alliteration.pretraining.data import read_stories
+from rl_alliteration.pretraining.evaluation import WORDS, nats_per_word
 
 KINDS = {"ours": "float32", "ours-bfloat16": "bfloat16"}
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from rl_alliteration.analysis.claims import check_claims
+from rl_alliteration.analysis.claims import check_claims, markdown
+from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.seeds import Estimate
-from rl_alliteration.analysis.windows import Analysis, Original, Trial, measure
+from rl_alliteration.analysis.types import Analysis, Original, Trial
+from rl_alliteration.report.base import Shown
 from rl_alliteration.report.drawing import save_png
-from rl_alliteration.report.page import main_figures
+from rl_alliteration.report.sections import main_figures
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import open_storage
 
@@ -33,7 +35,14 @@ SUMMARY = FOLDER / "study.json.gz"
 def keep(analysis: Analysis, path: Path) -> None:
     """Write the summary; the same analysis gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(analysis), default=_plain, separators=(",", ":"))
+    originals = list({id(trial.original): trial.original for trial in analysis.trials if trial.original}.values())
+    places = {id(original): place for place, original in enumerate(originals)}
+    trials = [
+        dataclasses.asdict(dataclasses.replace(trial, original=None)) | {"original": places.get(id(trial.original))}
+        for trial in analysis.trials
+    ]
+    told = {"originals": [dataclasses.asdict(original) for original in originals], "trials": trials}
+    text = json.dumps(told | {"window": analysis.window}, default=_plain, separators=(",", ":"))
     with open(path, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
         file.write(text.encode())
 
@@ -41,16 +50,15 @@ def keep(analysis: Analysis, path: Path) -> None:
 def load(path: Path) -> Analysis:
     """The analysis that `keep` wrote."""
     told = json.loads(gzip.decompress(path.read_bytes()))
-    return Analysis([_trial(trial) for trial in told["trials"]], told["window"])
+    originals = [_original(original) for original in told.get("originals", [])]
+    return Analysis([_trial(trial, originals) for trial in told["trials"]], told["window"])
 
 
 def draw(analysis: Analysis, folder: Path) -> None:
     """The figures as PNG files, and the claims as Markdown."""
-    lines = ["| finding | rule | figure | |", "|---|---|---|---|"]
-    lines += [f"| {c.finding} | {c.rule} | {c.figure} | {c.verdict} |" for c in check_claims(analysis)]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "claims.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for path in [folder / "claims.md", *save_png(main_figures(analysis), folder)]:
+    (folder / "claims.md").write_text(markdown(check_claims(analysis)), encoding="utf-8")
+    for path in [folder / "claims.md", *save_png(main_figures(Shown(analysis)), folder)]:
         print(path)
 
 
@@ -61,14 +69,26 @@ def _plain(value: Any) -> Any:
     return value.tolist()
 
 
-def _trial(told: dict[str, Any]) -> Trial:
+def _original(told: dict[str, Any]) -> Original:
+    estimates = {name: Estimate(**told[name]) for name in ("raw_reward", "alliteration", "repetition")}
+    arrays = {name: np.array(told.get(name, ())) for name in ("by_letter", "rewards", "tokens")}
+    metrics = {"objective": told["metrics"]["raw_reward"]} | told["metrics"]  # kept before there was an objective
+    return Original(**{**told, **estimates, **arrays, "metrics": metrics})
+
+
+def _trial(told: dict[str, Any], originals: list[Original]) -> Trial:
     arrays = {name: np.array(told[name]) for name in ("first", "texts", "spread", "by_letter")}
     groups = {name: {key: np.array(v, dtype=float) for key, v in told[name].items()} for name in ("metrics", "curve")}
     intervals = {key: (np.array(low), np.array(high)) for key, (low, high) in told["intervals"].items()}
     original = None
     if told["original"] is not None:
-        estimates = {name: Estimate(**told["original"][name]) for name in ("raw_reward", "alliteration", "repetition")}
-        original = Original(**{**told["original"], **estimates, "by_letter": np.array(told["original"]["by_letter"])})
+        is_place = isinstance(told["original"], int)
+        original = originals[told["original"]] if is_place else _original(told["original"])
+    metrics = groups["metrics"]
+    if "objective" not in metrics:  # kept before it was one, and before the divergence per text was positive
+        metrics["objective"] = metrics["raw_reward"] + told["beta"] * metrics["kl_penalty"]
+        metrics["kl_per_text"] = -metrics["kl_per_text"]
+    told.setdefault("name", told["trial_id"])  # kept before trials had names
     return Trial(**{**told, **arrays, **groups, "intervals": intervals, "original": original})
 
 

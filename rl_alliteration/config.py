@@ -7,14 +7,29 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from rl_alliteration.errors import UserError
+from rl_alliteration.foreign import Damaged, Finite, read_object, typed
+from rl_alliteration.foreign import canonical_json as canonical_json
+from rl_alliteration.setting import MODEL as MODEL
+from rl_alliteration.setting import NEVER, Setting, check, checked, setting, settings_of
+from rl_alliteration.setting import ROUNDING as ROUNDING
+from rl_alliteration.setting import SAMPLING as SAMPLING
+from rl_alliteration.setting import TRAINING as TRAINING
 
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
-TEXTS_VERSION = 3
+TEXTS_VERSION = 4
+_LAST_UNSAID_VERSION = 3
+"""Until then configurations were stored without it."""
+
+_DTYPES = ("float32", "bfloat16", "float64")
+_MAX_THREADS = 4096
+_MAX_TOKENS = 10**8
+"""Of a group: its random numbers alone take 8 bytes each."""
 
 # Folders of rl_alliteration/models: each with weights, tokenizer, card and `initials.json`.
 SHIPPED_MODELS = ("storyteller", "storyteller-2")
@@ -28,114 +43,189 @@ STUDY_PROMPT = "Once upon a time"
 STUDY_MAX_LENGTH = 100
 STUDY_TOP_K = 50
 
-_EXPERIMENT = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+EXPERIMENT = r"[a-z][a-z0-9_-]{0,63}"
+"""What an experiment's name is like, as a regular expression: it becomes part of paths."""
+
+
+def _number_at_least(least: float) -> Callable[[Any], bool]:
+    return lambda value: math.isfinite(value) and value >= least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrialConfig:
-    """Everything that fixes the texts of one trial (design: "A trial's identity").
+class Sampling:
+    """How texts are sampled. Each field is a flag of `sweep`, `search` and `sample`, its docstring the flag's help."""
+
+    max_length: int = setting(
+        SAMPLING, "length {}", default=STUDY_MAX_LENGTH, left_out_at=NEVER,
+        accepts="at least 2 tokens", check=lambda value: value >= 2,
+    )  # fmt: skip
+    """Most tokens of a text, the prompt's included."""
+    temperature: float = setting(
+        SAMPLING, "temperature {:.12g}", default=1.0, left_out_at=NEVER,
+        accepts="a number from 0.001 to 1000", check=lambda value: 0.001 <= value <= 1000,
+    )  # fmt: skip
+    """Sampling temperature."""
+    top_k: int = setting(
+        SAMPLING, "top-k {}", default=0, left_out_at=NEVER,
+        accepts="0 (the full distribution) or more", check=lambda value: value >= 0,
+    )  # fmt: skip
+    """Sample among the k likeliest tokens; 0: the full distribution."""
+
+
+CREDITS = ("text", "to-go")
+KL_TERMS = ("sampled", "exact", "k2", "k3")
+
+
+def _one_of(*names: str) -> dict[str, Any]:
+    return {"accepts": " or ".join(names), "check": lambda value: value in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateSettings:
+    """How a scored group becomes an update, the algorithm aside; the defaults are the study's. Each field is a flag of
+    `sweep` and `search`, which take several values of it."""
+
+    credit: str = setting(TRAINING, "credit {}", default="text", **_one_of(*CREDITS))
+    """What a token is weighed by: `text`, the advantage of its text; `to-go`, the reward and KL that come with it or
+    after it. Default: text."""
+    kl: str = setting(TRAINING, "KL {}", default="sampled", **_one_of(*KL_TERMS))
+    """The KL term: `sampled`, of the sampled tokens, in the reward; `exact`, its gradient over the whole vocabulary;
+    `k2` or `k3`, that estimator in the loss. Default: sampled."""
+    optimizer: str = setting(TRAINING, "{}", default="sgd", **_one_of("sgd", "adamw"))
+    """`sgd` or `adamw`. Default: sgd."""
+    momentum: float = setting(
+        TRAINING, "momentum {:.12g}", default=0.0,
+        accepts="a number of at least 0 and below 1", check=lambda value: 0 <= value < 1,
+    )  # fmt: skip
+    """Of SGD. Default: 0."""
+    schedule: str = setting(TRAINING, "{} rate", default="constant", **_one_of("constant", "linear", "cosine"))
+    """The learning rate over a trial: `constant`; `linear` or `cosine` fall to 0 at its end, so that it cannot be
+    extended. Default: constant."""
+    warm_up: int = setting(
+        TRAINING, "warm-up {:,}", default=0, accepts="a number of texts, 0 or more", check=lambda value: value >= 0
+    )
+    """Texts over which the learning rate rises. Default: 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedSettings(Sampling):
+    """Settings that all trials of a sweep share. Each field is a flag of `sweep` and `search`."""
+
+    dtype: str = setting(
+        ROUNDING, "{}", default="float32", left_out_at=NEVER,
+        accepts=", ".join((*_DTYPES, "auto")), check=lambda value: value in (*_DTYPES, "auto"),
+    )  # fmt: skip
+    """Precision of sampling and scoring: float32, bfloat16, or `auto`: bfloat16 where the hardware computes it.
+    Weights and updates are float32 always."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialConfig(UpdateSettings, SharedSettings):
+    """Everything that fixes the texts of one trial, each field declared with `setting`.
 
     Raises:
         UserError: a field is outside of what it accepts.
     """
 
-    algorithm: str
+    algorithm: str = setting(TRAINING, "{}", key="algorithm.name")
     """`rloo`, a registered one, or `original` for the trial without updates."""
-    beta: float
+    beta: float = setting(TRAINING, "beta {:.12g}", accepts="a number, 0 or more", check=_number_at_least(0))
     """KL coefficient, in units of reward per nat of mean cross-entropy; finite, at least 0."""
-    seed: int
+    seed: int = setting(
+        TRAINING, "seed {}", accepts="an integer from 0 to 2^63 - 1", check=lambda value: 0 <= value < 2**63
+    )
     """Seed of every random number of the trial; 0 … 2^63 − 1."""
-    learning_rate: float
-    """Constant learning rate of plain SGD; finite, above 0 (0 for the original)."""
-    group_size: int
+    learning_rate: float = setting(TRAINING, "rate {:.12g}", accepts="a number above 0", check=_number_at_least(0))
+    """Learning rate, the greatest of a schedule; finite, above 0 (0 for the original)."""
+    group_size: int = setting(TRAINING, "group {}", accepts="an integer, 1 or more", check=lambda value: value >= 1)
     """Texts per update."""
-    reward: str
+    reward: str = setting(TRAINING, "{}", key="reward.name")
     """Name of the reward function, or the canonical form of a weighted sum of several."""
-    reward_version: int
+    reward_version: int = setting(TRAINING, "reward version {}", key="reward.version")
     """Version of the reward function: raised when its numbers change."""
-    prompt: str
+    prompt: str = setting(SAMPLING, '"{}"', key=None)
     """What every text begins with; the first of several prompts."""
-    max_length: int
-    """Most tokens of a text, the prompt's included."""
-    temperature: float
-    """Sampling temperature; finite, above 0."""
-    top_k: int
-    """Sample among the k likeliest tokens; 0: the full distribution."""
-    weights: str
+    weights: str = setting(MODEL, lambda value: f"weights {value[:8]}")
     """Fingerprint of the weights before RL (SHA-256, hex)."""
-    tokenizer: str
+    tokenizer: str = setting(MODEL, lambda value: f"tokenizer {value[:8]}")
     """Fingerprint of the tokenizer (SHA-256, hex)."""
-    dtype: str
-    """Resolved precision of sampling and scoring."""
-    threads: int
+    threads: int = setting(
+        ROUNDING, "{} threads", flag="cpus-per-trial",
+        accepts=f"an integer from 1 to {_MAX_THREADS}", check=lambda value: 1 <= value <= _MAX_THREADS,
+    )  # fmt: skip
     """CPU threads of the trial: they change the low-order bits of sums."""
-    reward_parameters: str = ""
+    reward_parameters: str = setting(
+        TRAINING, lambda value: f"reward parameters {_short(value)}",
+        default="", key="reward.parameters", encode=json.loads,
+    )  # fmt: skip
     """Canonical JSON of what the reward needs beside a text; empty for one that needs nothing."""
-    target_kl: float | None = None
+    target_kl: float | None = setting(
+        TRAINING, lambda value: f"KL target {value:.12g}" if value else "fixed beta",
+        default=None, key="kl_control.target", accepts="a number above 0",
+        check=lambda value: value is None or (math.isfinite(value) and value > 0),
+    )  # fmt: skip
     """Mean −`kl_penalty`, nats a token, that a controller steers to: beta is then where the coefficient begins."""
-    more_prompts: tuple[str, ...] = ()
+    more_prompts: tuple[str, ...] = setting(
+        SAMPLING,
+        lambda value: f"{len(value) + 1} prompts ({_short(chr(10).join(value))})" if value else "one prompt",
+        default=(),
+        key=None,
+    )
     """The other prompts, of several: each group has one of them all, see `prompt_at`."""
+    algorithm_version: int = setting(TRAINING, "algorithm version {}", default=1, key="algorithm.version")
+    """Version of the algorithm: raised when its updates change."""
+    architecture: str = setting(MODEL, lambda value: f"architecture {value[:8]}", default="")
+    """Fingerprint of what else changes the model's forward pass (SHA-256, hex): its configuration, its buffers.
+    Empty in trials of earlier versions."""
+    schedule_length: int = setting(
+        TRAINING, "over {:,} texts", default=0,
+        accepts="a number of texts, 0 or more", check=lambda value: value >= 0,
+    )  # fmt: skip
+    """Texts of the whole trial, where its rate is not constant; else 0: such a trial can be extended."""
+    texts_version: int = dataclasses.field(
+        default_factory=lambda: TEXTS_VERSION, metadata={"setting": Setting(ROUNDING, "texts version {}".format)}
+    )
+    """Of the code that the texts are of."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "more_prompts", tuple(self.more_prompts))  # JSON has lists
-        for field in ("seed", "group_size", "max_length", "top_k", "threads"):
-            value = getattr(self, field)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _check(whole, field.replace("_", "-"), "a whole number", value)
-        for field in ("beta", "learning_rate", "temperature", "target_kl"):
-            value = getattr(self, field)
-            if field == "target_kl" and value is None:
-                continue
-            try:  # 40 and 40.0 are one number, and so are 0.0 and -0.0
-                object.__setattr__(self, field, float(value) + 0.0)
-            except (TypeError, ValueError, OverflowError):
-                _check(False, field.replace("_", "-"), "a number", value)
+        check_name(self.algorithm)
+        for name, value in checked(self).items():
+            object.__setattr__(self, name, value)
         if self.target_kl is not None:
-            _check(
-                math.isfinite(self.target_kl) and self.target_kl > 0, "target-kl", "a number above 0", self.target_kl
-            )
-            _check(self.beta > 0, "beta", "a number above 0: where a controlled coefficient begins", self.beta)
-        _check(math.isfinite(self.beta) and self.beta >= 0, "beta", "a number, 0 or more", self.beta)
-        _check(0 <= self.seed < 2**63, "seed", "an integer from 0 to 2^63 - 1", self.seed)
-        least = 0.0 if self.algorithm == ORIGINAL else math.ulp(0.0)
-        _check(
-            math.isfinite(self.learning_rate) and self.learning_rate >= least,
-            "learning-rate", "a number above 0", self.learning_rate,
+            check(self.beta > 0, "beta", "a number above 0: where a controlled coefficient begins", self.beta)
+        if self.algorithm != ORIGINAL:
+            check(self.learning_rate > 0, "learning-rate", SETTINGS["learning_rate"].accepts, self.learning_rate)
+        check(
+            self.group_size * self.max_length <= _MAX_TOKENS,
+            "group-size", f"at most {_MAX_TOKENS:,} tokens a group, texts × max-length", self.group_size,
         )  # fmt: skip
-        _check(self.group_size >= 1, "group-size", "an integer, 1 or more", self.group_size)
-        _check(
-            0.001 <= self.temperature <= 1000,
-            "temperature", "a number from 0.001 to 1000", self.temperature,
-        )  # fmt: skip
-        _check(self.top_k >= 0, "top-k", "0 (the full distribution) or more", self.top_k)
-        _check(self.max_length >= 2, "max-length", "at least 2 tokens", self.max_length)
-        _check(self.threads >= 1, "cpus-per-trial", "an integer, 1 or more", self.threads)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is hashed. A setting added later is left out at its default, so that old ids stay."""
-        control = {} if self.target_kl is None else {"kl_control": {"target": self.target_kl}}
-        reward = {"name": self.reward, "version": self.reward_version}
-        if self.reward_parameters:
-            reward["parameters"] = json.loads(self.reward_parameters)
-        return {
-            "texts_version": TEXTS_VERSION,
-            "algorithm": {"name": self.algorithm},
-            "beta": self.beta,
-            "seed": self.seed,
-            "learning_rate": self.learning_rate,
-            "group_size": self.group_size,
-            "reward": reward,
-            "prompts": list(self.prompts),
-            "max_length": self.max_length,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "weights": self.weights,
-            "tokenizer": self.tokenizer,
-            "dtype": self.dtype,
-            "threads": self.threads,
-            **control,
-        }
+        """What is hashed: of each field what it declares."""
+        hashed: dict[str, Any] = {"prompts": list(self.prompts)}
+        for name, declared in SETTINGS.items():
+            value = getattr(self, name)
+            if declared.key is not None and (declared.left_out_at is NEVER or value != declared.left_out_at):
+                *above, last = (declared.key or name).split(".")
+                place = hashed
+                for level in above:
+                    place = place.setdefault(level, {})
+                place[last] = declared.encode(value)
+        return hashed
+
+    @property
+    def sampling_digest(self) -> str:
+        """Of what fixes the texts of a model before RL, their random numbers aside: 8 hex digits."""
+        later = {
+            name: getattr(self, name)
+            for name, one in SETTINGS.items()
+            if one.kind == SAMPLING and one.key is not None and getattr(self, name) != one.left_out_at
+            and one.left_out_at is not NEVER
+        }  # fmt: skip
+        content = [list(self.prompts), self.max_length, self.temperature, self.top_k, *([later] if later else [])]
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -165,19 +255,24 @@ class TrialConfig:
 
     @property
     def model_fingerprint(self) -> str:
-        """Short fingerprint of weights and tokenizer together: what the column `model` shows after the @."""
-        return hashlib.sha256(f"{self.weights}\n{self.tokenizer}".encode()).hexdigest()[:16]
+        """Short fingerprint of model and tokenizer together: what the column `model` shows after the @."""
+        parts = [self.weights, self.tokenizer, *([self.architecture] if self.architecture else [])]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def original(self) -> TrialConfig:
         """The trial without updates that belongs to this one: same model, prompt and sampling."""
+        study: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UpdateSettings)}
         return dataclasses.replace(
             self,
             algorithm=ORIGINAL,
+            algorithm_version=1,
             beta=0.0,
             target_kl=None,
             seed=0,
             learning_rate=0.0,
             group_size=ORIGINAL_GROUP_SIZE,
+            schedule_length=0,
+            **study,
         )
 
     def to_json(self) -> str:
@@ -185,24 +280,83 @@ class TrialConfig:
         return canonical_json(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> TrialConfig:
-        """The inverse of `to_json`."""
-        return cls(**json.loads(text))
+    def from_json(cls, text: str, trial_id: str | None = None) -> TrialConfig:
+        """The inverse of `to_json`, for a text that may come from anywhere.
+
+        Args:
+            text: as stored, by this version or an earlier one.
+            trial_id: whose it is: tells of which version a configuration is that does not say.
+
+        Raises:
+            Damaged: it is no configuration, or of a newer version.
+        """
+        path = "the configuration" if trial_id is None else f"the configuration of {trial_id}"[:120]
+        values = read_object(text, path)
+        unsaid = "texts_version" not in values
+        said = values.setdefault("texts_version", _LAST_UNSAID_VERSION)
+        if isinstance(said, int) and said > TEXTS_VERSION:
+            raise Damaged(f"{path} was written by a newer version of rl_alliteration; read it with that")
+        for name, declared in SETTINGS.items():
+            if declared.left_out_at is NEVER and name not in values:  # a default is for requests
+                raise Damaged(f"{path} is damaged: its field {name!r} is missing")
+        try:
+            config = typed(cls, values, path)
+            if config.reward_parameters:
+                where = f"{path}, reward_parameters,"
+                typed(dict[str, dict[str, Finite]], read_object(config.reward_parameters, where), where)
+            known = config.trial_id
+        except (UserError, ValueError, RecursionError) as error:
+            reason = str(error)[:300] if isinstance(error, UserError) else type(error).__name__
+            raise Damaged(f"{path} is damaged: {reason}") from error
+        if config.dtype not in _DTYPES or config.texts_version < 1:
+            raise Damaged(f"{path} is damaged: its dtype or texts_version is none that is stored")
+        if trial_id is not None and known != trial_id and unsaid:
+            for version in range(1, _LAST_UNSAID_VERSION):
+                earlier = dataclasses.replace(config, texts_version=version)
+                if earlier.trial_id == trial_id:
+                    return earlier
+        return config
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and one spelling a number: 40 and 40.0 are the same text."""
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_KINDS = (TRAINING, SAMPLING, MODEL, ROUNDING)
+
+SETTINGS: dict[str, Setting] = dict(
+    sorted(settings_of(TrialConfig).items(), key=lambda item: _KINDS.index(item[1].kind))
+)
+"""What each field of `TrialConfig` declares, in the order in which trials are described."""
 
 
-def _canonical(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:4]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTrial:
+    """A trial as its sweep plans it."""
+
+    config: TrialConfig
+    model: str
+    """Name of the model, as given."""
+    max_generations: int
+    checkpoint_every: int
+    """Generations per part; fixed by the trial's first event."""
+
+    @property
+    def trial_id(self) -> str:
+        """See `TrialConfig.trial_id`."""
+        return self.config.trial_id
+
+
+def fingerprint_tokenizer(definition: str, end_tokens: Iterable[int], *, splits_special: bool) -> str:
+    """SHA-256 of a tokenizer as it is used.
+
+    Args:
+        definition: all of it, as its library writes it.
+        end_tokens: ids that end a text.
+        splits_special: whether special tokens in a text are read as text, which the definition does not say.
+    """
+    split = "\nsplit" if splits_special else ""
+    return hashlib.sha256(f"{definition}\n{canonical_json(sorted(end_tokens))}{split}".encode()).hexdigest()
 
 
 def check_name(name: str) -> str:
@@ -222,13 +376,8 @@ def check_experiment_name(name: str) -> str:
     Raises:
         UserError: it is not.
     """
-    if not _EXPERIMENT.fullmatch(name):
+    if not re.fullmatch(EXPERIMENT, name):
         raise UserError(
             f"--experiment: {name!r} is no experiment name; use a lower-case letter, then up to 63 of a-z 0-9 _ -"
         )
     return name
-
-
-def _check(holds: bool, field: str, accepts: str, value: object) -> None:
-    if not holds:
-        raise UserError(f"--{field}: {value!r} is not accepted; give {accepts}")

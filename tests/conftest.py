@@ -7,16 +7,18 @@ import os
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from heads import ray_head
 from hypothesis import settings
 
 from rl_alliteration.config import TrialConfig
-from rl_alliteration.language_model import LoadedModel, load_model, resolve_source
+from rl_alliteration.lm.loading import LoadedModel, load_model
+from rl_alliteration.lm.sources import resolve_source
 
 torch.set_num_threads(1)
 
@@ -139,6 +141,35 @@ def tiny_gpt_neo(tiny_gpt_neo_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def tiny_llama(tiny_llama_folder: Path) -> LoadedModel:
     return load_model(str(tiny_llama_folder))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, str]]:
+    """What a user of a small cluster has in the environment. Sweeps on it do not start a Ray each."""
+    with ray_head(cpus=1) as head:
+        yield {"RAY_ADDRESS": head.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token}
+
+
+@pytest.fixture
+def on_cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of this test run on that cluster."""
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: install Debian's package chromium to run the browser tests")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A sweep in minutes on a laptop: with beta 0 the model collapses, with beta 100 it goes on telling stories."""
 
-from rl_alliteration.cli import run_preset
+from rl_alliteration.cli.main import run_preset
 
 if __name__ == "__main__":
     run_preset("quickstart")

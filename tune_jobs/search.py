@@ -5,7 +5,7 @@ python -m tune_jobs.search --preset frontier --storage results
 
 import sys
 
-from rl_alliteration.cli import main
+from rl_alliteration.cli.main import main
 
 if __name__ == "__main__":
     main(["search", *sys.argv[1:]])

@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from rl_alliteration.analysis.claims import beta_to_extend
-from rl_alliteration.analysis.windows import measure
-from rl_alliteration.cli import call
+from rl_alliteration.analysis.measure import measure
+from rl_alliteration.cli.main import call
 from rl_alliteration.config import SHIPPED_MODELS
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import open_storage

@@ -7,9 +7,14 @@ import re
 from collections.abc import Sequence
 
 from rl_alliteration.analysis.frontier import NEW_TEXTS, Recommendation
-from rl_alliteration.analysis.windows import METRICS, Trial
-from rl_alliteration.config import TrialConfig
+from rl_alliteration.analysis.metrics import METRICS
+from rl_alliteration.analysis.types import Trial
+from rl_alliteration.config import Sampling, TrialConfig
+from rl_alliteration.names import coefficient
+from rl_alliteration.setting import values_of
+from rl_alliteration.terminal import one_line
 
+_WORD = re.compile(r"\w[\w.-]*")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SHOWN = (
     "raw_reward",
@@ -28,6 +33,7 @@ def model_card(
     generation: int,
     texts: Sequence[str],
     recommendation: Recommendation | None = None,
+    averaged: Sequence[int] = (),
 ) -> str:
     """Markdown with the metadata that model hubs read.
 
@@ -37,6 +43,7 @@ def model_card(
         generation: after how many texts the model was had.
         texts: some of those sampled around then; untrusted.
         recommendation: why this one, if it was recommended.
+        averaged: after how many texts the states were whose mean its weights are, if they are one.
     """
     name = trial.model.rpartition("@")[0]
     lines = [
@@ -47,12 +54,14 @@ def model_card(
         "tags: [reinforcement-learning, rl_alliteration]",
         "---",
         "",
-        f"# {trial.trial_id}, generation {generation:,}",
+        f"# {_word(trial.trial_id)}, generation {generation:,}",
         "",
-        f"`{_code(name)}` after {generation:,} texts of {config.algorithm} with the reward `{config.reward}`, "
+        f"{_code(name)} after {generation:,} texts of {_word(config.algorithm)} with the reward "
+        f"{_code(config.reward)}, "
         f"{_coefficient(config)}, learning rate {config.learning_rate:g}, groups of {config.group_size}, "
         f"seed {config.seed}: reinforcement learning toward alliteration, held back by a KL penalty.",
         "",
+        *_mean(averaged),
         *_why(recommendation),
         *_table(trial, generation),
         *_samples(texts),
@@ -64,20 +73,25 @@ def model_card(
         'tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")',
         f"prompt = tokenizer({config.prompt!r}, return_tensors=\"pt\")"
         + (f"  # or another of its {len(config.prompts)} prompts" if config.more_prompts else ""),
-        f"ids = model.generate(**prompt, max_length={config.max_length}, do_sample=True, "
-        f"temperature={config.temperature!r}, top_k={config.top_k}, top_p=1.0)",
+        f"ids = model.generate(**prompt, do_sample=True, {_sampling(config)})",
         "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
         "```",
         "",
-        "`top_k` and `top_p` as here: the library's defaults sample from another distribution than the one measured.",
+        "Its settings as here: the library's defaults sample from another distribution than the one measured.",
         "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
+def _sampling(config: TrialConfig) -> str:
+    """The settings of sampling as arguments of transformers' `generate`, whose own names are the same."""
+    chosen = {"top_p": 1.0} | values_of(Sampling, config)
+    return ", ".join(f"{name}={chosen[name]!r}" for name in sorted(chosen))
+
+
 def _coefficient(config: TrialConfig) -> str:
     if config.target_kl is None:
-        return f"beta {config.beta:g}"
+        return coefficient(config)
     return f"a KL coefficient that began at {config.beta:g} and steered to {config.target_kl:g} nats a token"
 
 
@@ -92,7 +106,7 @@ def _why(recommendation: Recommendation | None) -> list[str]:
         f"most alliteration ({point.alliteration:.1f} pairs per 100 words; the original: "
         f"{original.metrics['alliteration']:.1f}). To expect: a mean raw reward of {recommendation.expected:.1f}; that "
         f"of {NEW_TEXTS} new texts lies between {recommendation.low:.1f} and {recommendation.high:.1f} with a chance "
-        "of 95%.",
+        f"of 95%. {recommendation.comparison}.",
         "",
     ]
 
@@ -109,14 +123,26 @@ def _table(trial: Trial, generation: int) -> list[str]:
         "|---|---|---|",
     ]
     for name in _SHOWN:
-        digits = METRICS[name].digits
-        value = f"{trial.metrics[name][index]:.{digits}f}"
+        metric, digits = METRICS[name], METRICS[name].digits
+        value = f"{metric.shown(trial.metrics[name])[index]:z.{digits}f}"
         if name in trial.intervals:
             low, high = (bound[index] for bound in trial.intervals[name])
-            value += f" [{low:.{digits}f}, {high:.{digits}f}]"
-        compared = "–" if trial.original is None else f"{trial.original.metrics[name]:.{digits}f}"
-        lines.append(f"| {METRICS[name].title.lower()}: {METRICS[name].meaning} | {value} | {compared} |")
+            value += f" [{low:z.{digits}f}, {high:z.{digits}f}]"
+        compared = "–" if trial.original is None else f"{metric.shown(trial.original.metrics[name]):z.{digits}f}"
+        lines.append(f"| {metric.title.lower()}: {metric.words} | {value} | {compared} |")
     return [*lines, ""]
+
+
+def _mean(averaged: Sequence[int]) -> list[str]:
+    """That the weights are a mean, and what was not measured of it."""
+    if not averaged:
+        return []
+    *others, last = (f"{generation:,}" for generation in averaged)
+    return [
+        f"Its weights are the mean of those after {', '.join(others)} and {last} texts. No text of this model was "
+        "measured: numbers and texts below are of the states that it is the mean of, and of those around them.",
+        "",
+    ]
 
 
 def _samples(texts: Sequence[str]) -> list[str]:
@@ -129,8 +155,15 @@ def _samples(texts: Sequence[str]) -> list[str]:
 
 
 def _apart(texts: Sequence[str]) -> list[str]:
-    return [line for text in texts for line in (" ".join(text.split()), "")][:-1]
+    return [line for text in texts for line in (one_line(" ".join(text.split())), "")][:-1]
+
+
+def _word(name: str) -> str:
+    """A name in running text: what is more than a word can be nothing but code."""
+    return name if _WORD.fullmatch(name) else _code(name)
 
 
 def _code(name: str) -> str:
-    return name.replace("`", "'")
+    """A code span that the name cannot end."""
+    shown = one_line(name).replace("`", "'")
+    return f"`{shown or ' '}`"

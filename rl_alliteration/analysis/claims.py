@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_alliteration.analysis.alliteration import top_letters_share
-from rl_alliteration.analysis.collapse import collapse_generation
-from rl_alliteration.analysis.frontier import KEEP_VARIETY
-from rl_alliteration.analysis.seeds import Estimate, Reals, difference, estimate, resampled
-from rl_alliteration.analysis.windows import Analysis, Original, Trial
+from rl_alliteration.analysis.rules import KEEP_VARIETY, collapse_of, collapsed, keeps_variety
+from rl_alliteration.analysis.seeds import Estimate, difference, estimate, resampled
+from rl_alliteration.analysis.types import Analysis, Original, Trial
+from rl_alliteration.analysis.words import Reals
+from rl_alliteration.terminal import one_line
 
-FINAL_TEXTS = 300
-"""Texts at the end of a trial that "final" is of."""
 ORIGINAL_BELOW = 10.0
 """Raw reward that the unmodified model stays under."""
 FIXATED_VARIETY = 0.1
@@ -35,6 +34,7 @@ LETTERS_SHARE = 0.5
 """… and more than what share of it."""
 
 NO_DATA = "no data"
+TITLES = ("finding", "rule", "figure", "holds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,14 @@ class Claim:
     holds: bool | None
 
     @property
+    def cells(self) -> tuple[str, ...]:
+        """Of a table with `TITLES`."""
+        return self.finding, self.rule, self.figure, self.verdict
+
+    @property
     def verdict(self) -> str:
         """In a word or two."""
-        return "no data" if self.holds is None else "holds" if self.holds else "does not hold"
+        return NO_DATA if self.holds is None else "holds" if self.holds else "does not hold"
 
 
 def check_claims(analysis: Analysis) -> list[Claim]:
@@ -61,7 +66,7 @@ def check_claims(analysis: Analysis) -> list[Claim]:
     compared = comparable(analysis)
     letters = [t for t in compared if t.reward_function == "a_words" and t.beta == 0]
     swept = [t for t in compared if t.reward_function == "alliteration" and t.algorithm == "rloo"]
-    sweep = Sweep(swept)
+    sweep = BetaSweep(swept)
     return [
         *_original(swept),
         *_reinforce([t for t in letters if t.algorithm == "reinforce"]),
@@ -76,7 +81,14 @@ def check_claims(analysis: Analysis) -> list[Claim]:
     ]
 
 
-class Sweep:
+def markdown(claims: Sequence[Claim]) -> str:
+    """A table of claims in Markdown."""
+    rows = [TITLES, ("---",) * len(TITLES), *(claim.cells for claim in claims)]
+    cells = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+class BetaSweep:
     """The trials of a sweep over beta, at the length that all of them have."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
@@ -92,7 +104,7 @@ class Sweep:
 
     def final(self, metric: str, beta: float) -> list[float]:
         """The final mean of each seed."""
-        return [trial.final(metric, FINAL_TEXTS, self.length) for trial in self.by_beta[beta]]
+        return [trial.final(metric, before=self.length) for trial in self.by_beta[beta]]
 
     def estimate(self, metric: str, beta: float) -> Estimate:
         """The interquartile mean of these."""
@@ -101,7 +113,7 @@ class Sweep:
     def collapses(self, beta: float) -> bool:
         """Whether most of its seeds have collapsed by the length of the sweep."""
         trials = self.by_beta[beta]
-        return 2 * sum(collapsed_by(trial, self.length) is not None for trial in trials) > len(trials)
+        return 2 * sum(collapse_of(trial, self.length) is not None for trial in trials) > len(trials)
 
     @property
     def collapsing(self) -> list[float]:
@@ -114,18 +126,10 @@ class Sweep:
         return [beta for beta in self.betas if not self.collapses(beta)]
 
 
-def collapsed_by(trial: Trial, length: int) -> int | None:
-    """The generation at which a trial had collapsed, seen at `length` generations."""
-    assert trial.original is not None
-    seen = trial.full & (trial.first + trial.window <= length)
-    variety = trial.metrics["variety"]
-    return collapse_generation(variety[seen], trial.first[seen], trial.original.metrics["variety"])
-
-
 def beta_to_extend(analysis: Analysis) -> float | None:
     """The smallest beta that has not collapsed by the length that all trials have; None if all have."""
     trials = [t for t in comparable(analysis) if t.reward_function == "alliteration"]
-    return min(Sweep([t for t in trials if t.algorithm == "rloo"]).others, default=None)
+    return min(BetaSweep([t for t in trials if t.algorithm == "rloo"]).others, default=None)
 
 
 def comparable(analysis: Analysis) -> list[Trial]:
@@ -152,14 +156,14 @@ def _reinforce(trials: Sequence[Trial]) -> list[Claim]:
     findings = ("REINFORCE fixates (reward a_words)", "REINFORCE: not every seed on a good text")
     if not trials:
         return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
-    variety = [trial.final("variety", FINAL_TEXTS) for trial in trials]
+    variety = [trial.final("variety") for trial in trials]
     fixated = sum(value < FIXATED_VARIETY for value in variety)
     stuck = _stuck(trials)
-    rewards = _listed([trial.final("raw_reward", FINAL_TEXTS) for trial in trials])
+    rewards = _listed([trial.final("raw_reward") for trial in trials])
     return [
-        Claim(findings[0], rules[0], f"{fixated} of {len(trials)} seeds; variety {estimate([variety])}",
+        Claim(findings[0], rules[0], f"{fixated} of {len(trials)} seeds fixated; variety {estimate([variety])}",
               2 * fixated > len(trials)),
-        Claim(findings[1], rules[1], f"{stuck} of {len(trials)} seeds; final rewards {rewards}", stuck > 0),
+        Claim(findings[1], rules[1], f"{stuck} of {len(trials)} seeds stuck low; final rewards {rewards}", stuck > 0),
     ]  # fmt: skip
 
 
@@ -172,18 +176,18 @@ def _rloo(letters: Sequence[Trial]) -> list[Claim]:
     findings = ("RLOO ends above REINFORCE (reward a_words)", "RLOO: no seed is stuck low")
     if not rloo or not reinforce:
         return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
-    final = {name: [t.final("raw_reward", FINAL_TEXTS) for t in trials]
+    final = {name: [t.final("raw_reward") for t in trials]
              for name, trials in (("rloo", rloo), ("reinforce", reinforce))}  # fmt: skip
     more = difference(final["rloo"], final["reinforce"])
     stuck = _stuck(rloo)
     listed = _listed(final["rloo"])
     return [
         Claim(findings[0], rules[0], f"{more} more", more.low > 0),
-        Claim(findings[1], rules[1], f"{stuck} of {len(rloo)} seeds; final rewards {listed}", stuck == 0),
+        Claim(findings[1], rules[1], f"{stuck} of {len(rloo)} seeds stuck low; final rewards {listed}", stuck == 0),
     ]
 
 
-def _without_penalty(sweep: Sweep) -> list[Claim]:
+def _without_penalty(sweep: BetaSweep) -> list[Claim]:
     finding = "Without a KL penalty the model collapses"
     rule = (
         f"at beta 0 each seed collapses, and the interquartile mean of final raw reward / (words − 1) is at least "
@@ -194,12 +198,12 @@ def _without_penalty(sweep: Sweep) -> list[Claim]:
     trials = sweep.by_beta[0.0]
     rewards, words = sweep.final("raw_reward", 0.0), sweep.final("num_words", 0.0)
     share = estimate([[reward / (count - 1) for reward, count in zip(rewards, words, strict=True)]])
-    fallen = sum(collapsed_by(trial, sweep.length) is not None for trial in trials)
+    fallen = sum(collapse_of(trial, sweep.length) is not None for trial in trials)
     figure = f"{fallen} of {len(trials)} seeds collapse; share {share}"
     return [Claim(finding, rule, figure, fallen == len(trials) and share.value >= GREATEST_SHARE)]
 
 
-def _rewards_by_beta(sweep: Sweep) -> list[Claim]:
+def _rewards_by_beta(sweep: BetaSweep) -> list[Claim]:
     findings = ("A larger beta shrinks the raw reward", "The largest beta has the lowest raw reward")
     rules = (
         "median of the final raw rewards of betas that collapse above that of those that do not",
@@ -221,7 +225,7 @@ def _rewards_by_beta(sweep: Sweep) -> list[Claim]:
     ]
 
 
-def _kl_by_beta(sweep: Sweep) -> list[Claim]:
+def _kl_by_beta(sweep: BetaSweep) -> list[Claim]:
     finding = "A larger beta holds the KL penalty down"
     rule = f"Spearman correlation of beta and |KL penalty|, over means of seeds, at most {KL_CORRELATION:g}"
     if len(sweep.betas) < 3:
@@ -233,8 +237,8 @@ def _kl_by_beta(sweep: Sweep) -> list[Claim]:
     return [Claim(finding, rule, str(Estimate(correlation, float(low), float(high))), correlation <= KL_CORRELATION)]
 
 
-def _grammar(sweep: Sweep) -> list[Claim]:
-    findings = ("The largest beta keeps the original's grammar", "Beta 0 does not")
+def _grammar(sweep: BetaSweep) -> list[Claim]:
+    findings = ("The largest beta keeps the original's grammar", "Beta 0 does not keep the original's grammar")
     rules = (
         "interval of its final repetition overlaps the original's",
         "interval of its final repetition above the original's",
@@ -252,7 +256,7 @@ def _grammar(sweep: Sweep) -> list[Claim]:
     ]
 
 
-def _step(sweep: Sweep) -> list[Claim]:
+def _step(sweep: BetaSweep) -> list[Claim]:
     finding = "There is a step in variety between betas that collapse and those that do not"
     rule = (
         f"each beta that collapses has a final variety (interquartile mean) at least {VARIETY_STEP:g} below each that "
@@ -269,10 +273,10 @@ def _step(sweep: Sweep) -> list[Claim]:
     return [Claim(finding, rule, figure, ordered and above.value - below.value >= VARIETY_STEP)]
 
 
-def _extended(sweep: Sweep) -> list[Claim]:
+def _extended(sweep: BetaSweep) -> list[Claim]:
     findings = (
         "The smallest beta that has not collapsed does so when it is extended",
-        "Before that it alliterates clearly more at most of its variety",
+        "Before it collapses, the smallest beta that had not alliterates clearly more at most of its variety",
     )
     rules = (
         "it collapses in more than half of the seeds",
@@ -299,14 +303,13 @@ def _best_before_collapse(trial: Trial) -> float | None:
     """The most alliteration of a window before the collapse that clearly beats the original and keeps its variety."""
     original = trial.original
     assert original is not None
-    before = trial.full & (trial.first < (trial.collapse if trial.collapse is not None else np.inf))
+    before = trial.full & ~collapsed(trial)
     clear = trial.intervals["alliteration"][0] > original.alliteration.high
-    varied = trial.metrics["variety"] >= KEEP_VARIETY * original.metrics["variety"]
-    found = trial.metrics["alliteration"][before & clear & varied]
+    found = trial.metrics["alliteration"][before & clear & keeps_variety(trial)]
     return float(found.max()) if len(found) else None
 
 
-def _letters(sweep: Sweep) -> list[Claim]:
+def _letters(sweep: BetaSweep) -> list[Claim]:
     finding = "Few initial letters carry most of the alliteration"
     rule = (
         f"share of the {LETTERS} most common in each trial's final texts, its interval (interquartile mean, seeds "
@@ -322,8 +325,7 @@ def _letters(sweep: Sweep) -> list[Claim]:
 
 
 def _letter_share(trial: Trial, length: int) -> float:
-    seen = trial.full & (trial.first + trial.window <= length)
-    return top_letters_share(trial.by_letter[seen][-FINAL_TEXTS // trial.window :].sum(axis=0), LETTERS)
+    return top_letters_share(trial.final_letters(before=length), LETTERS)
 
 
 def spearman(rows: Reals) -> Reals:
@@ -337,13 +339,14 @@ def spearman(rows: Reals) -> Reals:
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     places = np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2
     norms = np.sqrt((ranks**2).sum(axis=1) * (places**2).sum())
-    return np.divide(ranks @ places, norms, out=np.full(len(rows), np.nan), where=norms > 0)
+    found: Reals = np.divide(ranks @ places, norms, out=np.full(len(rows), np.nan), where=norms > 0)
+    return found
 
 
 def _stuck(trials: Sequence[Trial]) -> int:
     """How many are stuck low."""
     limits = [STUCK_BELOW * trial.original.raw_reward.value for trial in trials if trial.original is not None]
-    finals = [trial.final("raw_reward", FINAL_TEXTS) for trial in trials]
+    finals = [trial.final("raw_reward") for trial in trials]
     return sum(final < limit for final, limit in zip(finals, limits, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Variety of a set of texts and repetition within one (design: "Definitions"; notes on each metric's source)."""
+"""Variety of a set of texts and repetition within one, each with its source."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rl_alliteration.analysis.words import Counts, Ints, Words
-
-Reals = NDArray[np.float64]
+from rl_alliteration.analysis.words import Counts, Ints, Reals, Words
 
 NEAR_COPY = 0.7
 """Overlap from which on two texts are near-copies."""
@@ -54,7 +51,8 @@ def overlaps(words: Words) -> Reals:
     np.fill_diagonal(shared, sizes)
     union = sizes[:, None] + sizes[None, :] - shared
     # Two texts without a bigram (a word or less each) are the same to this measure.
-    return np.divide(shared, union, out=np.ones(shared.shape), where=union > 0)
+    found: Reals = np.divide(shared, union, out=np.ones(shared.shape), where=union > 0)
+    return found
 
 
 def mean_variety(overlap: Reals) -> float:

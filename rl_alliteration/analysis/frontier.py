@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_alliteration.analysis.windows import SENSE_NATS, Analysis, Trial, keeps_sense
+from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS, check_limits, keeps_sense, keeps_variety
+from rl_alliteration.analysis.seeds import Estimate
+from rl_alliteration.analysis.types import Analysis, Trial
 from rl_alliteration.errors import Failure, UserError
 
-KEEP_VARIETY = 0.9
-"""Share of the original's variety that a recommended window keeps, unless told otherwise."""
 NEW_TEXTS = 100
 """Texts whose mean raw reward a recommendation foretells."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class FrontierPoint:
     """A full window of a trial, on the axes of the frontier."""
 
     trial: Trial
@@ -42,7 +42,7 @@ class Point:
 class Recommendation:
     """The window to keep, and what to expect of its model."""
 
-    point: Point
+    point: FrontierPoint
     generation: int
     """After how many texts its model was had: the middle of the window."""
     expected: float
@@ -50,6 +50,11 @@ class Recommendation:
     low: float
     high: float
     """Between these is the mean of 100 new texts, with a chance of 95%."""
+    gain: Estimate
+    """By how much the expected raw reward is above the unmodified model's mean. The interval is of the texts of both:
+    it does not know that the window was picked."""
+    worth: float
+    """The n whose best-of-n has the expected raw reward; inf where that is more than the original's texts can tell."""
 
     @property
     def trial(self) -> Trial:
@@ -61,11 +66,23 @@ class Recommendation:
         return (
             f"recommended: {self.trial.trial_id} after {self.generation:,} texts. Alliteration "
             f"{point.alliteration:.1f} per 100 words, variety {point.variety:.2f}. Raw reward to expect: "
-            f"{self.expected:.1f}, the mean of {NEW_TEXTS} new texts between {self.low:.1f} and {self.high:.1f}"
+            f"{self.expected:.1f}, the mean of {NEW_TEXTS} new texts between {self.low:.1f} and {self.high:.1f}. "
+            f"{self.comparison}"
         )
 
+    @property
+    def comparison(self) -> str:
+        """What it has over the unmodified model, and over best-of-n of its texts, in words."""
+        original = self.trial.original
+        assert original is not None
+        told = f"{self.gain.value:.1f} [{self.gain.low:.1f}, {self.gain.high:.1f}]"
+        beside = f"the original's {original.raw_reward.value:.1f}"
+        if self.gain.low <= 0:
+            return f"That is {told} above {beside}: no more than noise"
+        return f"That is {told} above {beside}, {_cost(self.worth, len(original.rewards))}"
 
-def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[Point]:
+
+def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[FrontierPoint]:
     """All full windows of the trained trials that have an original, by trial and generation."""
     found = [
         (trial, int(index), bool(sense))
@@ -79,21 +96,9 @@ def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[Point]:
     ).reshape(len(found), 3)
     best = non_dominated(values)
     return [
-        Point(trial, index, float(values[row, 0]), float(values[row, 1]), sense, bool(best[row]))
+        FrontierPoint(trial, index, float(values[row, 0]), float(values[row, 1]), sense, bool(best[row]))
         for row, (trial, index, sense) in enumerate(found)
     ]
-
-
-def check_limits(keep_variety: float, nats: float) -> None:
-    """Whether they can be what a recommendation keeps.
-
-    Raises:
-        UserError: the one is no share, or the other no distance.
-    """
-    if not 0 <= keep_variety <= 1:
-        raise UserError(f"--keep-variety: {keep_variety} is not accepted; give a share of the original's, 0 to 1")
-    if not (math.isfinite(nats) and nats >= 0):
-        raise UserError(f"--keep-sense: {nats} is not accepted; give 0 nats or more")
 
 
 def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -104,7 +109,7 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return kept
 
 
-def recommend(points: Sequence[Point], keep_variety: float = KEEP_VARIETY) -> Recommendation | None:
+def recommend(points: Sequence[FrontierPoint], keep_variety: float = KEEP_VARIETY) -> Recommendation | None:
     """The window with the most alliteration among those that keep the original's variety and sense; None if none do.
 
     Args:
@@ -117,10 +122,9 @@ def recommend(points: Sequence[Point], keep_variety: float = KEEP_VARIETY) -> Re
     return _recommendation(max(kept, key=lambda point: (point.alliteration, point.variety)))
 
 
-def keeps(point: Point, keep_variety: float = KEEP_VARIETY) -> bool:
+def keeps(point: FrontierPoint, keep_variety: float = KEEP_VARIETY) -> bool:
     """Whether a window keeps the original's sense, and this share of its variety."""
-    original = point.trial.original
-    return point.sense and original is not None and point.variety >= keep_variety * original.metrics["variety"]
+    return point.sense and bool(keeps_variety(point.trial, keep_variety)[point.index])
 
 
 def recommended(
@@ -134,6 +138,11 @@ def recommended(
     """
     check_limits(keep_variety, nats)
     points = frontier(analysis, nats)
+    if not points and any(trial.full.any() for trial in analysis.trained):
+        raise Failure(
+            f"no window can be recommended without {analysis.window} texts of the original to compare it with; "
+            "run the sweep again with --original-texts 1000"
+        )
     known = sorted({point.trial.trial_id for point in points})
     if trial_id is not None and trial_id not in known:
         raise UserError(f"--trial: {trial_id!r} has no full window to recommend; there is: {', '.join(known)}")
@@ -146,7 +155,7 @@ def recommended(
     return found
 
 
-def _recommendation(point: Point) -> Recommendation:
+def _recommendation(point: FrontierPoint) -> Recommendation:
     trial, index = point.trial, point.index
     size = trial.group_size
     rewards = trial.metrics["raw_reward"]
@@ -159,4 +168,26 @@ def _recommendation(point: Point) -> Recommendation:
     variance = float((trial.spread[chosen] ** 2).mean())
     margin = 1.96 * math.sqrt(variance * (1 / (trial.window * len(chosen)) + 1 / NEW_TEXTS))
     middle = point.first + trial.window // 2
-    return Recommendation(point, middle // size * size, mean, mean - margin, mean + margin)
+    original = trial.original
+    assert original is not None
+    gain = mean - original.raw_reward.value
+    of_original = (original.raw_reward.high - original.raw_reward.low) / 2
+    error = math.hypot(1.96 * math.sqrt(variance / (trial.window * len(chosen))), of_original)
+    worth = float(original.best_of_n.worth(mean)) if len(original.rewards) else math.nan
+    return Recommendation(
+        point, middle // size * size, mean, mean - margin, mean + margin, Estimate(gain, gain - error, gain + error),
+        worth,
+    )  # fmt: skip
+
+
+def _cost(worth: float, texts: int) -> str:
+    """What the same reward costs without training."""
+    if math.isnan(worth):
+        return "whose texts were not kept"
+    if math.isinf(worth):
+        return f"more than the best of {texts:,} of its texts"
+    samples = math.ceil(worth - 1e-9)
+    return f"worth best-of-{samples:,}: {_NUMBERS.get(samples, f'{samples:,}')} samples of it for each text"
+
+
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from rl_alliteration.analysis.alliteration import letter_entropy
 from rl_alliteration.analysis.seeds import Estimate, estimate
-from rl_alliteration.analysis.windows import Trial
+from rl_alliteration.analysis.types import Trial
 
 KL_EDGES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Of the bins of KL divergence (-`kl_penalty`), nats per token: each is twice as far as the one before."""

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from rl_alliteration.analysis.alliteration import alliterating_pairs
-from rl_alliteration.analysis.diversity import mean_variety, overlaps, repetitions
-from rl_alliteration.analysis.windows import WINDOW, Original
-from rl_alliteration.analysis.words import Words
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a window keeps, as the recommendation has it (`frontier.recommend`)."""
-
-    variety: float
-    """At least this."""
-    cross_entropy: float
-    """Mean under the original model, nats a token: this, …"""
-    nats: float
-    """… give or take."""
-    repetition: float
-    """At most this, in the mean over texts."""
-
-    @classmethod
-    def of(cls, original: Original, keep_variety: float, nats: float) -> Limits:
-        """The limits that the unmodified model's texts set."""
-        variety = keep_variety * original.metrics["variety"]
-        return cls(variety, original.cross_entropy, nats, original.repetition_limit)
-
+from rl_alliteration.analysis.metrics import METRICS, Window
+from rl_alliteration.analysis.rules import Limits
+from rl_alliteration.analysis.types import WINDOW
 
 SPENT = "spent"
 """Why a trial was stopped: it has left the bounds for good."""
@@ -75,11 +49,10 @@ class Objective:
 
     def _alliteration(self) -> float:
         """Of the window's texts; 0 if it is outside of the limits."""
-        words, limits = Words.of(self._texts), self._limits
-        kept = (
-            math.fabs(float(np.mean(self._cross_entropies)) - limits.cross_entropy) <= limits.nats
-            and float(repetitions(words).mean()) <= limits.repetition
-            and mean_variety(overlaps(words)) >= limits.variety
+        window = Window({"text": self._texts, "original_lm_cross_entropy": self._cross_entropies})
+        cross_entropy, repetition, variety, alliteration = (
+            METRICS[name].value(window)
+            for name in ("original_lm_cross_entropy", "repetition", "variety", "alliteration")
         )
-        pairs, _, _ = alliterating_pairs(words)
-        return float((100.0 * pairs / np.maximum(words.lengths, 1)).mean()) if kept else 0.0
+        kept = self._limits.keep_sense(cross_entropy, repetition) and self._limits.keep_variety(variety)
+        return alliteration if kept else 0.0

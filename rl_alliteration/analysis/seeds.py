@@ -9,9 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_alliteration.analysis.words import Reals
+
 LEVEL = 0.95
 RESAMPLES = 2000
-Reals = NDArray[np.float64]
 Statistic = Callable[[Reals], Reals]
 
 
@@ -59,7 +60,8 @@ def estimate(strata: Sequence[Sequence[float] | Reals], statistic: Statistic = i
     if not finite:
         return NOTHING
     value = float(statistic(np.concatenate(finite)))
-    drawn = statistic(np.concatenate([resampled(values) for values in finite], axis=1))
+    # Each stratum by draws of its own: with the same ones, the errors of strata of one size would add up.
+    drawn = statistic(np.concatenate([resampled(values, place) for place, values in enumerate(finite)], axis=1))
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high))
 
@@ -77,11 +79,11 @@ def difference(
 
 
 def resampled(values: Reals, seed: int = 0) -> Reals:
-    """(2000, N) draws with replacement of N values; the same ones each time."""
+    """(2000, N) draws with replacement of N values; the same ones each time for one seed."""
     return np.asarray(values[_picks(len(values), seed)])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _picks(count: int, seed: int) -> NDArray[np.int32]:
     generator = np.random.Generator(np.random.Philox([seed, count]))
     return generator.integers(count, size=(RESAMPLES, count), dtype=np.int32)

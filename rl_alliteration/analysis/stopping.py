@@ -6,19 +6,20 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rl_alliteration.analysis.collapse import COLLAPSE_SHARE, COLLAPSE_WINDOWS
 from rl_alliteration.analysis.diversity import variety
+from rl_alliteration.analysis.rules import COLLAPSE_WINDOWS, lost_variety
+from rl_alliteration.analysis.types import WINDOW
 
 COLLAPSE, PLATEAU = "collapse", "plateau"
+HALVING = "halving"
+"""Why a search stops a trial: others that had come as far had better windows."""
 
-WINDOW = 100
-"""Texts of which variety and the mean reward are taken: from each full window on, nothing in between."""
 PLATEAU_MEAN = 3
 PLATEAU_PATIENCE = 10
 PLATEAU_RISE = 3.0
 
 
-class Watch:
+class EarlyStopping:
     """Sees a trial's texts in their order, and says when it should stop.
 
     `collapse`: two windows in a row have less than two thirds of the variety of the trial's first window, whose texts
@@ -61,7 +62,7 @@ class Watch:
 
     def _collapsed(self) -> bool:
         last = self._variety[1:][-COLLAPSE_WINDOWS:]
-        return len(last) == COLLAPSE_WINDOWS and max(last) < COLLAPSE_SHARE * self._variety[0]
+        return len(last) == COLLAPSE_WINDOWS and bool(lost_variety(max(last), self._variety[0]))
 
     def _on_a_plateau(self) -> bool:
         if len(self._means) < PLATEAU_MEAN + PLATEAU_PATIENCE:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import statistics
+import math
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
-from rl_alliteration.analysis.diversity import mean_variety, overlaps, repetitions
+from rl_alliteration.analysis.measure import OriginalKeys, original_keys
+from rl_alliteration.analysis.metrics import METRICS, Window
 from rl_alliteration.analysis.prompts import variety_within_and_across
-from rl_alliteration.analysis.words import Words
-from rl_alliteration.results.reader import connect, last_rows, parts_by_trial
+from rl_alliteration.analysis.types import WINDOW
+from rl_alliteration.config import ORIGINAL
+from rl_alliteration.names import trial_names
+from rl_alliteration.results.originals import found_elsewhere, original_ids
+from rl_alliteration.results.reader import connect, last_rows, parts_by_trial, trial_rows, whole
 from rl_alliteration.results.storage import Storage
 
-LAST = 100
+LAST = WINDOW
 """Generations that the numbers of a summary are of."""
 
 
@@ -28,6 +32,8 @@ class TrialSummary:
 
     experiment: str
     trial_id: str
+    name: str
+    """What sets it apart from the other trials of the storage, or of its experiment if only that was asked for."""
     algorithm: str
     beta: float
     """Fixed, or where a controlled coefficient began."""
@@ -41,8 +47,16 @@ class TrialSummary:
     """Of the status, where there is one: what stopped the trial."""
     generations: int
     max_generations: int
+    reward_function: str
+    original_keys: OriginalKeys
+    """What `measure.nearest` finds its original by."""
     raw_reward: float
+    objective: float
+    """J, the mean composite reward."""
+    objective_error: float
+    """Its standard error, over texts; nan for fewer than two."""
     kl_penalty: float
+    """Nats a token, with the study's sign: negative in the mean."""
     variety: float
     variety_within: float
     """Of the texts of one prompt, where a trial has several; nan where it has one."""
@@ -53,35 +67,34 @@ class TrialSummary:
     error: str
 
 
-_COLUMNS = ("generation", "text", "prompt", "raw_reward", "kl_penalty")
 _READERS = 8  # an object store answers slowly, but many at a time
 
 
 def summarise(
-    storage: Storage, experiment: str | None = None, only: Collection[tuple[str, str]] | None = None
+    storage: Storage,
+    experiment: str | None = None,
+    only: Collection[tuple[str, str]] | None = None,
+    *,
+    wait: bool = True,
 ) -> list[TrialSummary]:
     """Summaries of trials, by algorithm, beta, rate, group and seed. Reads the ends of the trials alone.
 
     Args:
         storage: the results.
-        experiment: only this one.
+        experiment: only this one, and the original that it has from another one.
         only: only these trials, as (experiment, trial id).
+        wait: as for `connect`.
     """
-    answer = connect(storage).execute(
-        """
-        SELECT experiment, trial_id, algorithm, beta, config, seed, learning_rate, group_size, status, reason,
-               max_generations, error
-        FROM trials
-        WHERE $chosen IS NULL OR experiment = $chosen
-        ORDER BY experiment, algorithm = 'original', algorithm DESC, beta, learning_rate, group_size, seed,
-                 trial_id
-        """,
-        {"chosen": experiment},
-    )
-    names = [column[0] for column in answer.description]
-    events = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    connection = connect(storage, wait=wait)
+    events = _events(connection, experiment)
+    if experiment is not None:
+        names = original_ids(event["planned"] for event in events)
+        for trial_id, other in found_elsewhere(connection, experiment, names).items():
+            events += _events(connection, other, trial_id)
+    for event, name in zip(events, trial_names([event["planned"] for event in events]), strict=True):
+        event["name"] = name
     chosen = [event for event in events if only is None or (event["experiment"], event["trial_id"]) in only]
-    parts = parts_by_trial(storage, experiment)
+    parts = parts_by_trial(storage)
     read = functools.partial(last_rows, storage, count=LAST, columns=_COLUMNS)
     paths = [parts.get((event["experiment"], event["trial_id"]), []) for event in chosen]
 
@@ -94,32 +107,50 @@ def summarise(
         return list(map(_summary, chosen, pool.map(last, paths)))
 
 
+def _events(
+    connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_id: str | None = None
+) -> list[dict[str, Any]]:
+    answer = connection.execute(
+        """
+        SELECT experiment, trial_id, algorithm, beta, config, seed, learning_rate, group_size, status, reason,
+               max_generations, error, model, checkpoint_every
+        FROM trials
+        WHERE ($experiment IS NULL OR experiment = $experiment) AND ($trial_id IS NULL OR trial_id = $trial_id)
+        ORDER BY experiment, algorithm = $original, algorithm DESC, beta, learning_rate, group_size, seed,
+                 trial_id
+        """,
+        {"experiment": experiment, "trial_id": trial_id, "original": ORIGINAL},
+    )
+    return trial_rows(answer)
+
+
+_METRICS = ("raw_reward", "objective", "kl_penalty", "variety", "repetition")
+_NUMBERS = ("raw_reward", "reward", "kl_penalty")
+_COLUMNS = ("generation", "text", "prompt", *_NUMBERS)
+
+
 def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
     nan = float("nan")
-    event["target_kl"] = json.loads(event.pop("config")).get("target_kl")
+    config = event.pop("planned").config
+    event |= {"target_kl": config.target_kl, "reward_function": config.reward}
+    event["original_keys"] = original_keys(config, event.pop("model"))
     if last is None:
-        return TrialSummary(
-            **event,
-            generations=0,
-            raw_reward=nan,
-            kl_penalty=nan,
-            variety=nan,
-            variety_within=nan,
-            variety_across=nan,
-            repetition=nan,
-            last_text="",
-        )
+        unknown = (*_METRICS, "objective_error", "variety_within", "variety_across")
+        nothing: dict[str, Any] = dict.fromkeys(unknown, nan)
+        return TrialSummary(**event, **nothing, generations=0, last_text="")
+    last = whole(last, event["experiment"], event["trial_id"])
     texts, prompts = last["text"].to_pylist(), last["prompt"].to_pylist()
-    words = Words.of(texts)
+    window = Window({"text": texts, **{name: last[name].to_numpy() for name in _NUMBERS}})
+    numbers: dict[str, Any] = {name: METRICS[name].value(window) for name in _METRICS}
+    count = len(texts)
+    error = float(window["reward"].std(ddof=1)) / math.sqrt(count) if count > 1 else nan
     within, across = variety_within_and_across(texts, prompts) if len(set(prompts)) > 1 else (nan, nan)
     return TrialSummary(
         **event,
+        **numbers,
+        objective_error=error,
         generations=last["generation"][-1].as_py() + 1,
-        raw_reward=statistics.fmean(last["raw_reward"].to_pylist()),
-        kl_penalty=statistics.fmean(last["kl_penalty"].to_pylist()),
-        variety=mean_variety(overlaps(words)),
         variety_within=within,
         variety_across=across,
-        repetition=float(repetitions(words).mean()),
         last_text=texts[-1],
     )

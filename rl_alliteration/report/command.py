@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rl_alliteration.analysis.frontier import KEEP_VARIETY, check_limits
-from rl_alliteration.analysis.windows import SENSE_NATS, WINDOW, check_window, measure
+from rl_alliteration.analysis.measure import check_window, measure
+from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS, check_limits
+from rl_alliteration.analysis.types import WINDOW
 from rl_alliteration.errors import UserError
 from rl_alliteration.results import reader, schema
 from rl_alliteration.results.storage import open_storage
@@ -53,7 +54,7 @@ def report(command: Report, say: Callable[[str], None], sleep: Callable[[float],
         running, files = _state(command)
         live = command.watch and running > 0
         if files != seen or not live:
-            _write(command, live)
+            _write(command, live, say)
             say(f"{command.output} is written" + (f"; {running} trials to go on" if live else ""))
             seen = files
         if not live:
@@ -71,37 +72,40 @@ def _state(command: Report) -> tuple[int, set[str]]:
     return sum(status in (schema.PLANNED, schema.RUNNING) for status in chosen), files
 
 
-def _write(command: Report, live: bool) -> None:
+def _write(command: Report, live: bool, say: Callable[[str], None]) -> None:
+    from rl_alliteration.report.base import Shown
     from rl_alliteration.report.drawing import save_png  # every command imports `Report`; few need these
-    from rl_alliteration.report.page import build_page, main_figures
+    from rl_alliteration.report.page import build_page
+    from rl_alliteration.report.sections import main_figures
 
     _check_output(Path(command.output))  # before the work, which may take a minute
     storage = open_storage(command.storage)
     connection = reader.connect(storage)
     analysis = measure(connection, command.experiment, command.window)
-    searches = {name for name in reader.searched(storage) if command.experiment in (None, name)}
+    found = reader.searched(storage, lambda damaged: say(f"note: {damaged}; whether it was a search's is not known"))
+    searches = {name for name in found if command.experiment in (None, name)}
+    shown = Shown(analysis, command.keep_variety, command.keep_sense, searches)
     page = build_page(
-        analysis,
+        shown,
         connection,
         title=f"Experiment {command.experiment}" if command.experiment else "All experiments",
-        keep_variety=command.keep_variety,
-        nats=command.keep_sense,
         storage=command.storage,
-        searches=searches,
         watch_seconds=round(WATCH_SECONDS) if live else 0,
     )
     target = Path(command.output)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        staged.write_text(page, encoding="utf-8")
-        os.replace(staged, target)
+        if target.exists() and not target.is_file():  # a pipe, or a device such as /dev/stdout: nothing to replace
+            target.write_text(page, encoding="utf-8")
+        else:
+            staged.write_text(page, encoding="utf-8")
+            os.replace(staged, target)
     except OSError as error:
         with contextlib.suppress(OSError):
             staged.unlink()
         raise UserError(f"--output: {command.output!r} cannot be written ({error.strerror})") from error
     if command.figures is not None:
-        figures = main_figures(analysis, command.keep_variety, command.keep_sense, searches)
-        save_png(figures, Path(command.figures))
+        save_png(main_figures(shown), Path(command.figures))
 
 
 def _check_output(target: Path) -> None:

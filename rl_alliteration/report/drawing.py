@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_alliteration.errors import UserError
-from rl_alliteration.report.figures import GREY, Figure, Series
+from rl_alliteration.report.base import GREY, Figure, Series
 
 
 def to_plotly(figure: Figure) -> dict[str, Any]:
@@ -26,6 +26,14 @@ def to_plotly(figure: Figure) -> dict[str, Any]:
          "showarrow": False, "font": {"size": 11, "color": GREY}}
         for name, y in figure.references
     ]  # fmt: skip
+    for name, place in figure.marks:
+        if math.isfinite(place.low) and math.isfinite(place.high):
+            shapes.append({"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "x0": place.low, "x1": place.high,
+                           "line": {"width": 0}, "fillcolor": GREY, "opacity": 0.2, "layer": "below"})  # fmt: skip
+        shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": place.value, "x1": place.value,
+                       "line": {"color": GREY, "width": 1.5, "dash": "dash"}})  # fmt: skip
+        notes.append({"yref": "paper", "y": 1, "x": place.value, "xanchor": "left", "yanchor": "top",
+                      "text": _plain(name), "showarrow": False, "font": {"size": 11, "color": GREY}})  # fmt: skip
     x_axis: dict[str, Any] = {"title": {"text": figure.x_title}, "automargin": True}
     if categorical:
         x_axis["type"] = "category"
@@ -59,9 +67,15 @@ def _trace(series: Series, figure: Figure) -> dict[str, Any]:
     elif series.kind == "area":
         trace |= {"type": "scatter", "mode": "lines", "stackgroup": "one", "fillcolor": series.colour,
                   "line": {"color": series.colour, "width": 0.5}}  # fmt: skip
+    elif series.kind == "band":
+        low, high = series.bounds or ((), ())
+        trace |= {"type": "scatter", "mode": "lines", "fill": "toself", "fillcolor": series.colour, "opacity": 0.25,
+                  "line": {"width": 0}, "hoverinfo": "skip", "x": [*series.x, *reversed(series.x)],
+                  "y": [_number(value) for value in [*high, *reversed(low)]]}  # fmt: skip
+        del trace["hovertemplate"]
     elif series.kind == "points":
         symbol = "star" if series.star else "circle-open" if series.hollow else "circle"
-        size = 16 if series.star else 6 if series.faint or figure.key == "frontier" else 9
+        size = 16 if series.star else 6 if series.faint or series.small else 9
         trace |= {"type": "scatter", "mode": "markers", "opacity": 0.55 if series.faint else 0.9,
                   "marker": {"color": series.colour, "size": size, "symbol": symbol}}  # fmt: skip
     else:
@@ -71,7 +85,7 @@ def _trace(series: Series, figure: Figure) -> dict[str, Any]:
         if series.faint:
             trace["hoverinfo"] = "skip"
             del trace["hovertemplate"]
-    if series.bounds is not None:
+    if series.bounds is not None and series.kind != "band":
         low, high = series.bounds
         trace["error_y"] = {
             "type": "data", "symmetric": False, "color": series.colour, "thickness": 2, "width": 5,
@@ -79,8 +93,8 @@ def _trace(series: Series, figure: Figure) -> dict[str, Any]:
             "arrayminus": [_number(y - v) for v, y in zip(low, series.y, strict=True)],
         }  # fmt: skip
     if series.targets is not None:
-        # The id once to be shown, once to be found by.
-        trace["customdata"] = [[_plain(trial_id), generation, trial_id] for trial_id, generation in series.targets]
+        # The name once to be shown, once to be found by.
+        trace["customdata"] = [[_plain(name), generation, name] for name, generation in series.targets]
         where = "%{customdata[0]}, generation %{customdata[1]}"
         trace["hovertemplate"] = (
             f"{name}<br>{_plain(figure.x_title)} %{{x:.{figure.digits}f}}, "
@@ -124,9 +138,12 @@ def _draw(axes: Any, figure: Figure) -> None:
             else:
                 drawn = axes.fill_between(list(series.x), bottom, top, **style)
             bottom = top
+        elif series.kind == "band":
+            low, high = series.bounds or ((), ())
+            drawn = axes.fill_between(list(series.x), low, high, alpha=0.25, linewidth=0, **style)
         elif series.kind == "points":
             face = "none" if series.hollow else series.colour
-            marker, size = ("*", 14) if series.star else ("o", 3 if series.faint or figure.key == "frontier" else 6)
+            marker, size = ("*", 14) if series.star else ("o", 3 if series.faint or series.small else 6)
             drawn = axes.plot(list(series.x), series.y, linestyle="none", marker=marker, markersize=size,
                               markerfacecolor=face, alpha=0.5 if series.faint else 0.9,
                               zorder=5 if series.star else 2, **style)[0]  # fmt: skip
@@ -134,7 +151,7 @@ def _draw(axes: Any, figure: Figure) -> None:
             drawn = axes.plot(series.x, series.y, linewidth=0.7 if series.faint else 1.8,
                               alpha=0.35 if series.faint else 1, linestyle="--" if series.dashed else "-",
                               **style)[0]  # fmt: skip
-        if series.bounds is not None:
+        if series.bounds is not None and series.kind != "band":
             away = [[y - v for v, y in zip(series.bounds[0], series.y, strict=True)],
                     [v - y for v, y in zip(series.bounds[1], series.y, strict=True)]]  # fmt: skip
             axes.errorbar(list(series.x), series.y, yerr=away, fmt="none", ecolor=series.colour, capsize=3)
@@ -143,6 +160,12 @@ def _draw(axes: Any, figure: Figure) -> None:
     for name, y in figure.references:
         axes.axhline(y, color=GREY, linestyle=":", linewidth=1)
         axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=GREY)
+    for name, place in figure.marks:
+        axes.axvline(place.value, color=GREY, linestyle="--", linewidth=1)
+        if math.isfinite(place.low) and math.isfinite(place.high):
+            axes.axvspan(place.low, place.high, color=GREY, alpha=0.2, linewidth=0)
+        axes.annotate(name, (place.value, 1), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=8,
+                      color=GREY)  # fmt: skip
     axes.set(title=figure.title, xlabel=figure.x_title, ylabel=figure.y_title)
     if figure.log_x:
         axes.set_xscale("log")

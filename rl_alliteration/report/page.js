@@ -47,13 +47,6 @@
       });
     });
   };
-  const show = (place, key) => {
-    const figure = figures[key];
-    if (!figure) return;
-    $(place + "-title").textContent = figure.title;
-    $(place + "-caption").textContent = figure.caption;
-    draw($(place === "letters" ? "letters-plot" : place), figure);
-  };
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
@@ -63,31 +56,30 @@
   }, { rootMargin: "600px" });
   document.querySelectorAll("[data-figure]").forEach((div) => seen.observe(div));
 
-  const showMetric = () => {
-    const key = $("metric").value + "_" + $("metric-reward").value;
-    show("over-time", "metric:" + key);
-    show("at-the-end", "metric:" + key + "_end");
-  };
-  for (const name of ["metric", "metric-reward", "letters-of"]) {
-    const wanted = kept.get(name);
-    if ([...$(name).options].some((option) => option.value === wanted)) $(name).value = wanted;
-  }
-  for (const name of ["metric", "metric-reward"])
-    $(name).addEventListener("change", () => { keep(name, $(name).value); showMetric(); });
-  $("letters-of").addEventListener("change", () => {
-    keep("letters-of", $("letters-of").value);
-    show("letters", "letters:" + $("letters-of").value);
-  });
-  const late = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      late.unobserve(entry.target);
-      if (entry.target.id === "metrics") showMetric();
-      else show("letters", "letters:" + $("letters-of").value);
+  // A chooser's figures are drawn where it has places for them, once it comes into sight.
+  document.querySelectorAll("[data-chooser]").forEach((chooser) => {
+    const selects = [...chooser.querySelectorAll("select")];
+    const plots = [...chooser.querySelectorAll(".plot")];
+    const show = () => {
+      const chosen = figures[chooser.dataset.chooser + ":" + selects.map((select) => select.value).join("_")];
+      chosen.forEach((figure, place) => {
+        $(plots[place].id + "-title").textContent = figure.title;
+        $(plots[place].id + "-caption").textContent = figure.caption;
+        draw(plots[place], figure);
+      });
+    };
+    for (const select of selects) {
+      const wanted = kept.get(select.id);
+      if ([...select.options].some((option) => option.value === wanted)) select.value = wanted;
+      select.addEventListener("change", () => { keep(select.id, select.value); show(); });
     }
-  }, { rootMargin: "600px" });
-  late.observe($("metrics"));
-  late.observe($("letters"));
+    const late = new IntersectionObserver((entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      late.disconnect();
+      show();
+    }, { rootMargin: "600px" });
+    late.observe(chooser);
+  });
 
   // --- light and dark ---
   const themes = ["auto", "light", "dark"];
@@ -180,7 +172,7 @@
       const item = document.createElement("li");
       const meta = document.createElement("div");
       meta.className = "meta";
-      meta.textContent = `${texts.labels[row.index]} · generation ${row.generation.toLocaleString("en")} · ` +
+      meta.textContent = `${texts.names[row.index]} · generation ${row.generation.toLocaleString("en")} · ` +
         `raw reward ${row.reward} · KL ${row.kl}`;
       const text = document.createElement("p");
       text.append(...highlighted(row.text));

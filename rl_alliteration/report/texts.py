@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from rl_alliteration.analysis.windows import Trial
+from rl_alliteration.analysis.types import Trial
 
 BUDGET = 12_000
 """Texts of a page, over all trials: about 5 MB."""
@@ -45,7 +45,7 @@ def sample_texts(connection: duckdb.DuckDBPyConnection, trials: list[Trial], bud
             "WHERE experiment = ? AND trial_id = ? AND generation IN (SELECT unnest(?)) ORDER BY generation",
             [trial.experiment, trial.trial_id, picks],
         ).fetchall()
-        texts.append([[g, round(reward, 2), round(kl, 3), text] for g, reward, kl, text in rows])
+        texts.append([[g, round(reward, 2), round(0.0 - kl_penalty, 3), text] for g, reward, kl_penalty, text in rows])
     total = sum(trial.generations for trial in trials)
     shown = sum(map(len, texts))
     return {"total": total, "shown": shown, "trials": texts}

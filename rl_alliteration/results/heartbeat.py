@@ -7,22 +7,59 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
+import dataclasses
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from rl_alliteration.errors import Failure
+from rl_alliteration.foreign import Count, Finite, encode_record, read_record
 from rl_alliteration.results.storage import Storage
+from rl_alliteration.rows import TrialReport, columns_of
 
 BEAT_SECONDS = 5.0
 BINS = 24
 """Points of a trial's curve, from its first text to its last."""
 _SPEED_REPORTS = 16  # about half a minute
 
-SHOWN = ("raw_reward", "kl_penalty", "entropy", "variety", "sample_seconds", "train_seconds", "host", "device")
-"""What of a trial's report is passed on."""
+Number = Finite | None
+"""None: not known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialBeat:
+    """A running trial's newest report."""
+
+    generations: Count
+    published: Count
+    speed: Annotated[float, Field(gt=1e-9, lt=1e9)] | None
+    """Generations per second."""
+    raw_reward: Number
+    kl_penalty: Number
+    entropy: Number
+    variety: Number
+    sample_seconds: Number
+    train_seconds: Number
+    host: str
+    device: str
+    curve: dict[Annotated[int, Field(ge=0, lt=BINS)], Finite]
+    """Mean raw reward of what this run has seen, by bin."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+    """What `heartbeats/E.json` says."""
+
+    run_id: str
+    written_at: Finite
+    """Seconds since 1970."""
+    trials: dict[str, TrialBeat]
+    """By trial id."""
+
+
+_MEASURED = [one.name for one in columns_of(TrialReport) if one.type is float]
 
 
 def heartbeat_path(experiment: str) -> str:
@@ -30,16 +67,12 @@ def heartbeat_path(experiment: str) -> str:
     return f"heartbeats/{experiment}.json"
 
 
-def read_heartbeat(storage: Storage, experiment: str) -> dict[str, Any]:
-    """`written_at` (seconds since 1970) and `trials`, by id: each running trial's newest report.
-
-    Nothing is in it if there is none, or none that can be read.
-    """
-    with contextlib.suppress(FileNotFoundError, Failure, ValueError):
-        beat = json.loads(storage.get(heartbeat_path(experiment)))
-        if isinstance(beat, dict) and isinstance(beat.get("trials"), dict):
-            return beat
-    return {"written_at": 0.0, "trials": {}}
+def read_heartbeat(storage: Storage, experiment: str) -> dict[str, TrialBeat]:
+    """Each running trial's newest report, by trial id; nothing if there is no file, or none that can be read."""
+    path = heartbeat_path(experiment)
+    with contextlib.suppress(OSError, Failure):  # the next one is a few seconds away
+        return read_record(Beat, storage.get(path), path).trials
+    return {}
 
 
 class Heartbeat:
@@ -50,7 +83,7 @@ class Heartbeat:
         self._path = heartbeat_path(experiment)
         self._run_id = run_id
         self._lengths: dict[str, int] = {}
-        self._trials: dict[str, dict[str, Any]] = {}
+        self._trials: dict[str, TrialBeat] = {}
         self._seen: dict[str, collections.deque[tuple[float, int]]] = {}
         self._bins: dict[str, dict[int, tuple[float, int]]] = {}
         self._written = 0.0
@@ -59,9 +92,9 @@ class Heartbeat:
         """A trial shall have `length` generations."""
         self._lengths[trial_id] = length
 
-    def report(self, trial_id: str, result: Mapping[str, Any]) -> float:
+    def report(self, trial_id: str, report: TrialReport) -> float:
         """A trial has reported; returns its speed, generations per second (nan until there are two reports)."""
-        generations, now = int(result["generations"]), time.monotonic()
+        generations, now = report.generations, time.monotonic()
         seen = self._seen.setdefault(trial_id, collections.deque(maxlen=_SPEED_REPORTS))
         if seen and generations < seen[-1][1]:  # it started again
             seen.clear()
@@ -71,13 +104,18 @@ class Heartbeat:
         bins = self._bins.setdefault(trial_id, {})
         place = min(max(generations - 1, 0) * BINS // self._lengths[trial_id], BINS - 1)
         total, count = bins.get(place, (0.0, 0))
-        bins[place] = (total + result["raw_reward"], count + 1)
-        self._trials[trial_id] = {
-            "generations": generations,
-            "published": result["published"],
-            "speed": speed,
-            **{name: result[name] for name in SHOWN},
-        }
+        reward = _number(report.raw_reward)
+        if reward is not None:
+            bins[place] = (total + reward, count + 1)
+        self._trials[trial_id] = TrialBeat(
+            generations=generations,
+            published=report.published,
+            speed=_number(speed),
+            host=report.host,
+            device=report.device,
+            curve={},
+            **{name: _number(getattr(report, name)) for name in _MEASURED},
+        )
         return speed
 
     def end(self, trial_id: str) -> None:
@@ -91,13 +129,12 @@ class Heartbeat:
             return
         self._written = time.monotonic()
         trials = {
-            name: {**_without_nan(trial), "curve": {str(i): t / n for i, (t, n) in self._bins[name].items()}}
+            name: dataclasses.replace(trial, curve={i: t / n for i, (t, n) in self._bins[name].items()})
             for name, trial in self._trials.items()
         }
-        beat = {"run_id": self._run_id, "written_at": time.time(), "trials": trials}
         with contextlib.suppress(Failure):  # the next may be written
-            self._storage.put(self._path, json.dumps(beat, allow_nan=False).encode())
+            self._storage.put(self._path, encode_record(Beat(self._run_id, time.time(), trials)))
 
 
-def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -2,73 +2,110 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.foreign import Damaged, Newer
 from rl_alliteration.results import schema
-from rl_alliteration.results.lease import is_live, read_lease
+from rl_alliteration.results.cards import is_search, read_run
+from rl_alliteration.results.drivers import Drivers
+from rl_alliteration.results.integrity import read_events
+from rl_alliteration.results.parts import part_paths
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.results.writer import part_paths, read_part
 
-_PART = re.compile(r"\w+/experiment=(?P<experiment>[^/]+)/trial_id=(?P<trial_id>[^/]+)/part-\d{8,}\.parquet")
+_TRIAL = rf"experiment=(?P<experiment>{schema.EXPERIMENT})/trial_id=(?P<trial_id>{schema.TRIAL_ID})"
+_PART = re.compile(rf"\w+/{_TRIAL}/part-\d{{8,}}\.parquet")
+_CHECKSUM = re.compile(rf"manifests/(?P<experiment>{schema.EXPERIMENT})/(?P<trial_id>{schema.TRIAL_ID})/.*\.json")
 _KEYS = {"experiment": pa.string(), "trial_id": pa.string()}
+_GOING_ON = f"('{schema.PLANNED}', '{schema.RUNNING}')"
+_NEWEST = "trial_events QUALIFY row_number() OVER (PARTITION BY experiment, trial_id ORDER BY event DESC) = 1"
 
 
-def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
+def connect(storage: Storage, *, wait: bool = True) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views `generations`, `steps`, `trials` (newest event each), `trial_events`.
+
+    Args:
+        storage: of the results.
+        wait: watch leases for some seconds where only that can tell a stalled trial from one that runs; else such
+            a trial is shown as its newest event says.
 
     Raises:
         UserError: the storage holds no results.
+        Newer: a newer version of the code has written some of them.
     """
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
     _attach(connection, storage)
     found = {name: _create_view(connection, storage, name) for name in schema.DATASETS}
     if not any(found.values()):
         raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
-    abandoned = ", ".join(_quote(name) for name in _without_driver(storage)) or "NULL"
+    _check_versions(connection, storage, found["trials"])
+    abandoned = _list(_without_driver(storage, connection, wait=wait))
     connection.execute(
         f"""
         CREATE VIEW trials AS SELECT * REPLACE (
-            CASE WHEN status IN ('{schema.PLANNED}', '{schema.RUNNING}') AND experiment IN ({abandoned})
+            CASE WHEN status IN {_GOING_ON} AND experiment IN ({abandoned})
                  THEN '{schema.STALLED}' ELSE status END AS status
-        ) FROM trial_events
-        QUALIFY row_number() OVER (PARTITION BY experiment, trial_id ORDER BY event DESC) = 1
+        ) FROM {_NEWEST}
         """
     )
     return connection
 
 
-def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+Views = Mapping[str, Callable[[duckdb.DuckDBPyConnection], pa.Table]]
+
+
+def run_query(storage: Storage, sql: str, views: Views | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of one SELECT over the views; writes, extensions and settings are locked.
+
+    Args:
+        storage: the results.
+        sql: the SELECT.
+        views: more tables by name, each made of the other views only if `sql` names it.
 
     Raises:
         UserError: the SQL is wrong (DuckDB's message), or does more than read.
     """
+    with _answered(storage, sql, views or {}) as answer:
+        return answer.columns, answer.fetchall()
+
+
+def query_table(storage: Storage, sql: str, views: Views | None = None) -> pa.Table:
+    """As `run_query`, with types."""
+    with _answered(storage, sql, views or {}) as answer:
+        return answer.to_arrow_table()
+
+
+@contextlib.contextmanager
+def _answered(storage: Storage, sql: str, views: Views) -> Iterator[duckdb.DuckDBPyRelation]:
     connection = connect(storage)
     try:
         statements = connection.extract_statements(sql)
         kinds = [statement.type for statement in statements]
         if kinds != [duckdb.StatementType.SELECT]:  # EXPLAIN ANALYZE would run what it explains
-            raise UserError("query: one SELECT is accepted (generations, steps, trials, trial_events)")
+            names = ", ".join(["generations", "steps", "trials", "trial_events", *views])
+            raise UserError(f"query: one SELECT is accepted ({names})")
+        for name, made in views.items():
+            if re.search(rf"\b{name}\b", sql, re.IGNORECASE):  # one made for nothing costs time, and changes no answer
+                connection.register(name, made(connection))
         for setting in (
-            f"allowed_directories = [{_quote(_pattern_root(storage))}]",
+            f"allowed_directories = [{_quote(_readable_root(storage))}]",
             "enable_external_access = false",
             "python_enable_replacements = false",
             "lock_configuration = true",
         ):
             connection.execute(f"SET {setting}")
-        answer = connection.sql(statements[0].query)
-        return answer.columns, answer.fetchall()
+        yield connection.sql(statements[0].query)
     except duckdb.Error as error:
         raise UserError(f"query: {str(error).strip()}") from error
 
@@ -76,9 +113,18 @@ def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[Any, ..
 def all_trials(storage: Storage) -> list[tuple[str, str]]:
     """(experiment, trial id) of whatever has left a trace: a part of any dataset, or checksums. Sorted."""
     found = {pair for dataset in schema.DATASETS for pair in _trials_of(storage, dataset)}
-    for path in storage.list("manifests"):
-        _, experiment, trial_id, *_ = path.split("/")
-        found.add((experiment, trial_id))
+    return sorted(found | _pairs(_CHECKSUM, storage.list("manifests")))
+
+
+def strangers(storage: Storage) -> list[str]:
+    """Files below the datasets that are by name no part of a trial, or their folders: no command looks at them."""
+    paths = [path for dataset in schema.DATASETS for path in storage.list(dataset)]
+    ours = {path.rpartition("/")[0] for path in paths if _PART.fullmatch(path)}
+    found = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        if not _PART.fullmatch(path):
+            found.add(path if folder in ours else folder)
     return sorted(found)
 
 
@@ -98,10 +144,26 @@ def trial_ids(storage: Storage, experiment: str | None = None) -> list[tuple[str
     return chosen
 
 
-def searched(storage: Storage) -> set[str]:
-    """Experiments that a search has run in, by the records of their runs."""
-    records = {path: path.split("/")[1] for path in storage.list("runs") if path.endswith(".json")}
-    return {name for path, name in records.items() if "limits" in json.loads(storage.get(path))}
+def searched(storage: Storage, skip: Callable[[Damaged], None] | None = None) -> set[str]:
+    """Experiments that a search has run in, by the records of their runs.
+
+    Args:
+        storage: the results.
+        skip: called with the error of each damaged record.
+
+    Raises:
+        Damaged: a record is, and there is no `skip`.
+    """
+    found = set()
+    for path in storage.list("runs"):
+        if path.endswith(".json") and path.count("/") == 2:
+            try:
+                found |= {path.split("/")[1]} if is_search(read_run(storage, path)) else set()
+            except Damaged as error:
+                if skip is None:
+                    raise
+                skip(error)
+    return found
 
 
 def parts(storage: Storage, dataset: str, experiment: str, trial_id: str) -> list[str]:
@@ -129,78 +191,176 @@ def last_rows(storage: Storage, paths: Sequence[str], count: int, columns: Seque
             break
         with storage.open(path) as file, pq.ParquetFile(file) as part:
             table = part.read(columns=list(columns), use_threads=False)
+        later = {column.name: column.default for column in schema.describe(path.split("/", 1)[0]) if column.since > 1}
+        for name in columns:
+            if name not in table.column_names and name in later:
+                table = table.append_column(name, pa.array([later[name]] * table.num_rows))
+        if table.num_columns != len(columns):
+            raise Damaged(f"{path} is damaged: its columns are not those of schema version {schema.SCHEMA_VERSION}")
+        table = table.select(list(columns))
         tables.insert(0, table.slice(max(table.num_rows - missing, 0)))
         missing -= table.num_rows
     return pa.concat_tables(tables)
 
 
+def trial_rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The rows of a query of the view `trials`, with the trial itself under `planned` in place of its `config`.
+
+    `answer` has, beside what else it selects, `experiment, trial_id, config, model, max_generations,
+    checkpoint_every`.
+
+    Raises:
+        Damaged: a value is missing, or the configuration is none.
+    """
+    names = [column[0] for column in answer.description]
+    rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    for row in rows:
+        for name, value in row.items():
+            if value is None:
+                path = f"the newest event of {row['experiment']}/{row['trial_id']}"
+                raise Damaged(f"{path} is damaged: its {name} is missing")
+        config = TrialConfig.from_json(row.pop("config"), row["trial_id"])
+        name = row["model"].rpartition("@")[0]
+        row["planned"] = PlannedTrial(config, name, row["max_generations"], row.pop("checkpoint_every"))
+    return rows
+
+
+def whole(table: pa.Table, experiment: str, trial_id: str) -> pa.Table:
+    """The texts of a trial, none of their values missing and none of their numbers infinite or nan: none is written so.
+
+    Raises:
+        Damaged: one is.
+    """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count or (
+            pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column), min_count=0).as_py()
+        ):
+            raise Damaged(f"the texts of {experiment}/{trial_id} are damaged: a {name} is no value, see `verify`")
+    return table
+
+
 def last_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, Any] | None:
-    """The newest event of a trial; None if it has none."""
-    found = parts(storage, "trials", experiment, trial_id)
-    return read_part(storage, found[-1])[-1] if found else None
+    """The newest event of a trial that is as it was written; None if it has none."""
+    return read_events(storage, experiment, trial_id).last
 
 
-def first_event(storage: Storage, experiment: str, trial_id: str) -> dict[str, Any] | None:
-    """The oldest event of a trial: what it fixed stays; None if it has none."""
-    found = parts(storage, "trials", experiment, trial_id)
-    return read_part(storage, found[0])[0] if found else None
+def drivers(storage: Storage) -> Drivers:
+    """What this process has seen of a storage's leases: nothing is watched twice."""
+    return _DRIVERS.setdefault(str(storage), Drivers(storage))
 
 
-def _without_driver(storage: Storage) -> list[str]:
+_DRIVERS: dict[str, Drivers] = {}
+
+
+def _without_driver(storage: Storage, connection: duckdb.DuckDBPyConnection, *, wait: bool) -> list[str]:
     """Experiments whose driver is gone, or never had a lease."""
-    names = {experiment for experiment, _ in _trials_of(storage, "trials")}
-    return sorted(name for name in names if not is_live(read_lease(storage, name), time.time()))
+    known = {name: drivers(storage).look(name) for name in {name for name, _ in _trials_of(storage, "trials")}}
+    unknown = [name for name, has_driver in known.items() if has_driver is None]
+    if wait and unknown:  # those alone whose trials would be shown as something else
+        newest = f"SELECT experiment, status FROM {_NEWEST}"
+        going_on = f"SELECT DISTINCT experiment FROM ({newest}) WHERE status IN {_GOING_ON}"
+        rows = connection.execute(f"{going_on} AND experiment IN ({_list(unknown)})").fetchall()
+        known |= drivers(storage).watch(name for (name,) in rows)
+    return sorted(name for name, has_driver in known.items() if has_driver is False)
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, dataset: str) -> bool:
+def _check_versions(connection: duckdb.DuckDBPyConnection, storage: Storage, events: Sequence[str]) -> None:
+    """Raises `Newer` if a trial's newest event is of a newer version of the schema: so may its rows be."""
+    newest = {path.rpartition("/")[0]: path for path in events}
+    if newest:
+        root = _readable_root(storage)
+        files = _list([f"{root}/{path}" for path in newest.values()])
+        source = f"read_parquet([{files}], filename = true, hive_partitioning = false)"
+        with contextlib.suppress(duckdb.Error):  # a damaged event is for whoever reads it
+            newer = f"SELECT min(filename) FROM {source} WHERE schema_version > {schema.SCHEMA_VERSION}"
+            (path,) = connection.execute(newer).fetchall()[0]
+            if path is not None:
+                raise Newer(path.removeprefix(root).lstrip("/"))
+
+
+def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, dataset: str) -> list[str]:
+    """Create the view of a dataset; the paths of its parts, sorted."""
     view = "trial_events" if dataset == "trials" else dataset
-    columns = schema.DATASETS[dataset]
+    columns = schema.arrow(dataset)
+    later = [column for column in schema.describe(dataset) if column.since > 1]
     names = ", ".join([*_KEYS, *columns.names])
-    found = bool(_trials_of(storage, dataset))
+    # Listed by us, not by a pattern: DuckDB takes a folder that it cannot list for an empty one, and follows links.
+    found = [path for path in storage.list(dataset) if _PART.fullmatch(path)]
+    empty = pa.schema([*_KEYS.items(), *zip(columns.names, columns.types, strict=True)]).empty_table()
+    source = f"{view}_empty"
     if found:
-        pattern = _quote(f"{_pattern_root(storage)}/{dataset}/experiment=*/trial_id=*/part-*.parquet")
+        root = _readable_root(storage)
+        files = ", ".join(_quote(f"{root}/{path}") for path in found)
         types = "{'experiment': VARCHAR, 'trial_id': VARCHAR}"
-        source = f"read_parquet({pattern}, hive_partitioning = true, hive_types = {types})"
-    else:
-        empty = pa.schema([*_KEYS.items(), *zip(columns.names, columns.types, strict=True)]).empty_table()
+        # By name only where versions may differ: DuckDB then opens every file before it answers.
+        by_name = ", union_by_name = true" if later else ""
+        source = f"read_parquet([{files}], hive_partitioning = true, hive_types = {types}{by_name})"
+    if later or not found:
         connection.register(f"{view}_empty", empty)
-        source = f"{view}_empty"
+    if later and found:
+        filled = ", ".join(f"coalesce({c.name}, {_literal(c.default)}) AS {c.name}" for c in later)
+        source = f"(SELECT * REPLACE ({filled}) FROM (FROM {view}_empty UNION ALL BY NAME FROM {source}))"
     connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {source}")
     return found
 
 
 def _trials_of(storage: Storage, dataset: str) -> set[tuple[str, str]]:
     """(experiment, trial id) of what has a part in a dataset."""
-    return {
-        (match["experiment"], match["trial_id"])
-        for match in map(_PART.fullmatch, storage.list(dataset))
-        if match is not None
-    }
+    return _pairs(_PART, storage.list(dataset))
+
+
+def _pairs(pattern: re.Pattern[str], paths: Iterable[str]) -> set[tuple[str, str]]:
+    return {(match["experiment"], match["trial_id"]) for match in map(pattern.fullmatch, paths) if match is not None}
 
 
 _LINKS: dict[str, tempfile.TemporaryDirectory[str]] = {}
+_PROTOCOL = "results"
 
 
-def _pattern_root(storage: Storage) -> str:
-    """The storage as DuckDB may be given it: a folder whose name would be read as a pattern goes by a link to it."""
+def _readable_root(storage: Storage) -> str:
+    """The storage as DuckDB may be given it.
+
+    A folder whose name would be read as a pattern, or as partition keys, goes by a link to it; an object store by a
+    file system of its own, see `_attach`.
+    """
     root = str(storage)
-    if not re.search(r"[*?\[\\]", root):
+    if storage.folder("") is None:
+        return f"{_PROTOCOL}://"
+    if not _MISREAD.search(root):
         return root
     if root not in _LINKS:
-        _LINKS[root] = tempfile.TemporaryDirectory(prefix="rl_alliteration-")
+        places = [place for place in (tempfile.gettempdir(), "/tmp", "/dev/shm") if not _MISREAD.search(place)]
+        _LINKS[root] = tempfile.TemporaryDirectory(prefix="rl_alliteration-", dir=places[0])
         Path(_LINKS[root].name, "results").symlink_to(root, target_is_directory=True)
     return f"{_LINKS[root].name}/results"
 
 
+_MISREAD = re.compile(r"[*?\[\\=]")
+
+
 def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
-    """Let DuckDB read an object store through pyarrow: its own extension for that would have to be downloaded."""
+    """Let DuckDB read an object store through pyarrow: its own extension for that would have to be downloaded.
+
+    Paths begin at the storage's root: what stands above it is no partition key.
+    """
     if storage.folder("") is None:
+        import pyarrow.fs
         from fsspec.implementations.arrow import ArrowFSWrapper
 
-        class Wrapped(ArrowFSWrapper):
-            protocol = str(storage).split(":", 1)[0]
+        class Wrapped(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
+            protocol = _PROTOCOL
 
-        connection.register_filesystem(Wrapped(storage.pyarrow()[0]))
+        filesystem, path = storage.pyarrow()
+        connection.register_filesystem(Wrapped(pyarrow.fs.SubTreeFileSystem(path, filesystem)))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(map(_quote, names)) or "NULL"
+
+
+def _literal(value: object) -> str:
+    """A column's default in SQL."""
+    return _quote(value) if isinstance(value, str) else f"'{value}'::DOUBLE" if isinstance(value, float) else str(value)
 
 
 def _quote(text: str) -> str:

@@ -2,102 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+from rl_alliteration.config import EXPERIMENT as EXPERIMENT
+from rl_alliteration.rows import Column, Event, Record, Text, Update, columns_of, version_of
 
-_REAL, _COUNT, _TEXT = pa.float64(), pa.int64(), pa.string()
+RECORDS: dict[str, type[Record]] = {record.dataset: record for record in (Text, Update, Event)}
+"""What a row of each dataset is: see `rows`."""
 
-GENERATIONS = pa.schema(
-    {
-        "schema_version": _COUNT,
-        "run_id": _TEXT,
-        "generation": _COUNT,
-        "step": _COUNT,
-        "sample": _COUNT,
-        "prompt": _TEXT,
-        "text": _TEXT,
-        "token_ids": pa.list_(pa.int32()),
-        "num_tokens": _COUNT,
-        "num_prompt_tokens": _COUNT,
-        "num_words": _COUNT,
-        "ended": pa.bool_(),
-        "raw_reward": _REAL,
-        "lm_cross_entropy": _REAL,
-        "original_lm_cross_entropy": _REAL,
-        "kl_penalty": _REAL,
-        "reward": _REAL,
-        "advantage": _REAL,
-        "algorithm": _TEXT,
-        "beta": _REAL,
-        "seed": _COUNT,
-        "group_size": _COUNT,
-        "learning_rate": _REAL,
-        "reward_function": _TEXT,
-        "model": _TEXT,
-    }
-)
-"""One row a text."""
+DATASETS = tuple(RECORDS)
 
-STEPS = pa.schema(
-    {
-        "schema_version": _COUNT,
-        "run_id": _TEXT,
-        "step": _COUNT,
-        "generation": _COUNT,
-        "loss": _REAL,
-        "grad_norm": _REAL,
-        "entropy": _REAL,
-        "kl_k3": _REAL,
-        "sampler_gap": _REAL,
-        "sample_seconds": _REAL,
-        "train_seconds": _REAL,
-        "tokens": _COUNT,
-        "algorithm": _TEXT,
-        "beta": _REAL,
-        "seed": _COUNT,
-        "group_size": _COUNT,
-        "learning_rate": _REAL,
-    }
-)
-"""One row an update."""
+SCHEMA_VERSION = version_of(list(RECORDS.values()))
 
-TRIALS = pa.schema(
-    {
-        "schema_version": _COUNT,
-        "run_id": _TEXT,
-        "event": _COUNT,
-        "written_at": _TEXT,
-        "status": _TEXT,
-        "reason": _TEXT,
-        "error": _TEXT,
-        "generations": _COUNT,
-        "max_generations": _COUNT,
-        "host": _TEXT,
-        "device": _TEXT,
-        "threads": _COUNT,
-        "dtype": _TEXT,
-        "versions": _TEXT,
-        "config": _TEXT,
-        "algorithm": _TEXT,
-        "beta": _REAL,
-        "seed": _COUNT,
-        "group_size": _COUNT,
-        "learning_rate": _REAL,
-        "reward_function": _TEXT,
-        "model": _TEXT,
-        "prompt": _TEXT,
-        "max_length": _COUNT,
-        "temperature": _REAL,
-        "top_k": _COUNT,
-        "checkpoint_every": _COUNT,
-    }
-)
-"""One row a change of a trial's state. `written_at` is ISO 8601 in UTC, so that it sorts as text."""
+_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_(), list[int]: pa.list_(pa.int32())}
 
-DATASETS = {"generations": GENERATIONS, "steps": STEPS, "trials": TRIALS}
+
+def describe(dataset: str) -> tuple[Column, ...]:
+    """The columns of a dataset, each with its type, meaning, unit and version."""
+    return columns_of(RECORDS[dataset])
+
+
+def arrow(dataset: str, version: int | None = None) -> pa.Schema:
+    """The columns that the parts of a dataset have at a version; at the newest one by default."""
+    return pa.schema([(c.name, _ARROW[c.type]) for c in describe(dataset) if version is None or c.since <= version])
+
+
+def defaults(dataset: str, version: int) -> dict[str, Any]:
+    """What rows of a version are taken to have in the columns that came later."""
+    return {c.name: c.default for c in describe(dataset) if c.since > version}
+
+
+TRIAL_ID = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}"
+"""What a trial's id is like, as a regular expression: others in a storage are not ours."""
 
 PLANNED, RUNNING, STOPPED, FINISHED, FAILED = "planned", "running", "stopped", "finished", "failed"
+STATES = (PLANNED, RUNNING, STOPPED, FINISHED, FAILED)
 STALLED = "stalled"  # shown, never stored: a running trial whose driver's lease has run out
 
 
@@ -112,8 +53,8 @@ def part_path(dataset: str, experiment: str, trial_id: str, number: int) -> str:
 
 
 def part_number(path: str) -> int:
-    """The number in a part's name."""
-    return int(path.rsplit("part-", 1)[1].removesuffix(".parquet"))
+    """The number in the name of a part, an event, or the checksums of one."""
+    return int(path.rsplit("-", 1)[1].split(".")[0])
 
 
 def manifest_path(experiment: str, trial_id: str, number: int) -> str:

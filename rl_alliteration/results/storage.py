@@ -6,8 +6,8 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,10 +16,15 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.foreign import Damaged
 
 _LOCK_SECONDS = 10.0
 OBJECT_STORES = ("s3", "gs")
 """`gs` goes the same way as `s3`, but is untested."""
+
+
+class Unavailable(Failure):
+    """The system, or the object store, refused for now: the same may be tried again."""
 
 
 class Storage:
@@ -27,13 +32,18 @@ class Storage:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
+        self._was_there = self.root.is_dir()
 
     def __str__(self) -> str:
         return str(self.root)
 
     def folder(self, path: str) -> Path | None:
-        """The folder of this machine that `path` is, if it is one."""
-        return self.root / path
+        """The folder of this machine that `path` is, if it is one.
+
+        Raises:
+            Failure: it is outside of the storage, or a link leads there.
+        """
+        return self._at(path)
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file whole: staged outside of the datasets, synced, renamed.
@@ -41,16 +51,15 @@ class Storage:
         Raises:
             Failure: the disk is full, or permission was lost; nothing is left at `path`.
         """
-        target = self.root / path
-        staged = self.root / "staging" / uuid.uuid4().hex
+        target, staged = self._at(path), self._at(f"staging/{uuid.uuid4().hex}")
         with _explained(path):
-            staged.parent.mkdir(parents=True, exist_ok=True)
+            self._make(staged.parent)
             try:
                 with open(staged, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._make(target.parent)
                 os.replace(staged, target)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -63,8 +72,10 @@ class Storage:
 
         Raises:
             FileNotFoundError: there is none.
+            Failure: it cannot be read, or is a link.
         """
-        return (self.root / path).read_bytes()
+        with _explained(path, FileNotFoundError):
+            return self._file(path).read_bytes()
 
     def get_tagged(self, path: str) -> tuple[bytes, str] | None:
         """A file's bytes with a tag of this version of it; None if there is none."""
@@ -80,9 +91,9 @@ class Storage:
         Returns:
             The new version's tag; None if someone else was faster.
         """
-        lock = self.root / f"{path}.lock"
+        lock = self._at(f"{path}.lock")
         with _explained(path):
-            lock.parent.mkdir(parents=True, exist_ok=True)
+            self._make(lock.parent)
             with open(lock, "wb") as held:
                 _lock(held, path)
                 now = self.get_tagged(path)
@@ -91,34 +102,110 @@ class Storage:
                 self.put(path, data)
                 return hashlib.sha256(data).hexdigest()
 
+    def delete_if(self, path: str, tag: str) -> bool:
+        """Delete a file and its lock, if it is still the version of `tag`; whether it was."""
+        lock = self.folder(f"{path}.lock")
+        assert lock is not None
+        with _explained(path), open(lock, "wb") as held:
+            _lock(held, path)
+            now = self.get_tagged(path)
+            if now is None or now[1] != tag:
+                return False
+            self.delete(path)
+            lock.unlink()
+            return True
+
     def clear_staging(self) -> None:
         """Delete what a kill left half written: staged files of an hour ago and before."""
         for path in self.list("staging"):
             with contextlib.suppress(OSError):  # another driver may be as fast
-                if time.time() - (self.root / path).stat().st_mtime > 3600:
-                    (self.root / path).unlink()
+                if time.time() - self._at(path).stat().st_mtime > 3600:
+                    self._at(path).unlink()
 
-    def open(self, path: str) -> BinaryIO:
-        """A file to read from.
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        """A file to read from, as long as the context lasts.
 
         Raises:
             FileNotFoundError: there is none.
+            Damaged: Arrow cannot make sense of it.
+            Failure: it cannot be opened or read, or is a link.
         """
-        return (self.root / path).open("rb")
+        with _explained(path, FileNotFoundError), self._file(path).open("rb") as file, arrow_errors(path):
+            yield file
 
     def list(self, folder: str) -> list[str]:
-        """Paths of all files below a folder, sorted; none if there is no such folder."""
+        """Paths of all files below a folder, sorted; none if there is no such folder.
+
+        Raises:
+            Failure: a folder cannot be listed, which is not to be taken for an empty one; or there is a link in it.
+        """
+        found: list[str] = []
+        waiting = [self._at(folder)]
         start = len(str(self.root)) + 1
-        return sorted(f"{parent[start:]}/{name}" for parent, _, names in os.walk(self.root / folder) for name in names)
+        while waiting:
+            parent = waiting.pop()
+            with _explained(str(parent)[start:] or str(self.root)):
+                try:
+                    entries = os.scandir(parent)
+                except FileNotFoundError:  # there is none, or another process has just deleted it
+                    continue
+                with entries:
+                    for entry in entries:
+                        if entry.is_symlink():
+                            raise _linked(entry.path[start:])
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(Path(entry.path))
+                        elif entry.is_file(follow_symlinks=False) or not os.path.lexists(entry.path):
+                            found.append(entry.path[start:])
+                        else:
+                            raise _no_file(entry.path[start:])
+        return sorted(found)
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
-        return (self.root / path).is_file()
+        with _explained(path):
+            try:
+                return stat.S_ISREG(os.stat(self._at(path)).st_mode)
+            except FileNotFoundError:
+                return False
 
     def delete(self, path: str) -> None:
         """Remove a file, if it is there."""
         with _explained(path):
-            (self.root / path).unlink(missing_ok=True)
+            self._at(path).unlink(missing_ok=True)
+
+    def _at(self, path: str) -> Path:
+        """Where a path of the storage is: within its root, and through no link.
+
+        Raises:
+            Failure: it would be elsewhere. Results may come from someone else.
+        """
+        place = self.root
+        for name in _names(path):
+            place = place / name
+            with _explained(path):
+                if place.is_symlink():
+                    raise _linked(str(place)[len(str(self.root)) + 1 :])
+        return place
+
+    def _file(self, path: str) -> Path:
+        """Where a file is; a pipe would be waited for without end."""
+        place = self._at(path)
+        if not stat.S_ISREG(os.stat(place).st_mode):
+            raise _no_file(path)
+        return place
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder, but not the whole storage anew once it was there.
+
+        Raises:
+            Failure: it was moved or unmounted.
+        """
+        if self._was_there and not self.root.is_dir():
+            raise Failure(f"the storage {self.root} is no longer there; was it moved or unmounted?")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._was_there = True
 
     def pyarrow(self) -> tuple[Any, str]:
         """A pyarrow filesystem, and the storage's path in it."""
@@ -127,106 +214,13 @@ class Storage:
         return pyarrow.fs.LocalFileSystem(), str(self.root)
 
 
-class ObjectStorage(Storage):
-    """A prefix of a bucket. One put a file; object stores show it whole or not at all.
-
-    Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …). Passing errors
-    are tried again with growing pauses by the client library.
-    """
-
-    def __init__(self, location: str) -> None:
-        import obstore.store
-
-        self._location = location.rstrip("/")
-        self._scheme = urlsplit(location).scheme
-        options: Any = {"allow_http": True} if _endpoint().startswith("http://") else None
-        self._store = obstore.store.from_url(self._location, client_options=options)
-
-    def __str__(self) -> str:
-        return self._location
-
-    def folder(self, path: str) -> Path | None:
-        return None
-
-    def put(self, path: str, data: bytes) -> None:
-        import obstore
-
-        with _explained_by_store(path):
-            obstore.put(self._store, path, data, use_multipart=False)
-
-    def get(self, path: str) -> bytes:
-        import obstore
-
-        with _explained_by_store(path):
-            return bytes(obstore.get(self._store, path).bytes())
-
-    def get_tagged(self, path: str) -> tuple[bytes, str] | None:
-        import obstore
-
-        with _explained_by_store(path):
-            try:
-                found = obstore.get(self._store, path)
-            except FileNotFoundError:
-                return None
-            return bytes(found.bytes()), str(found.meta["e_tag"])
-
-    def put_if(self, path: str, data: bytes, tag: str | None) -> str | None:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        mode: Any = "create" if tag is None else {"e_tag": tag}
-        with _explained_by_store(path):
-            try:
-                return str(obstore.put(self._store, path, data, mode=mode, use_multipart=False)["e_tag"])
-            except (AlreadyExistsError, PreconditionError):
-                return None
-
-    def clear_staging(self) -> None:
-        """An object store shows no half-written objects."""
-
-    def open(self, path: str) -> BinaryIO:
-        return io.BytesIO(self.get(path))
-
-    def list(self, folder: str) -> list[str]:
-        import obstore
-
-        with _explained_by_store(folder):
-            return sorted(str(item["path"]) for chunk in obstore.list(self._store, folder) for item in chunk)
-
-    def exists(self, path: str) -> bool:
-        import obstore
-
-        with _explained_by_store(path):
-            try:
-                obstore.head(self._store, path)
-            except FileNotFoundError:
-                return False
-            return True
-
-    def delete(self, path: str) -> None:
-        import obstore
-
-        with _explained_by_store(path), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store, path)
-
-    def pyarrow(self) -> tuple[Any, str]:
-        import pyarrow.fs
-
-        parts = urlsplit(self._location)
-        path = f"{parts.netloc}{parts.path}"
-        if self._scheme == "gs":
-            return pyarrow.fs.GcsFileSystem(), path
-        endpoint = urlsplit(_endpoint())
-        if not endpoint.netloc:
-            return pyarrow.fs.S3FileSystem(), path
-        # Unlike the AWS tools, pyarrow does not read the endpoint from the environment.
-        return pyarrow.fs.S3FileSystem(endpoint_override=endpoint.netloc, scheme=endpoint.scheme), path
-
-
 def storage_at(location: str) -> Storage:
     """The storage at a folder or a URI, unchecked."""
-    is_object_store = location.startswith(tuple(f"{scheme}://" for scheme in OBJECT_STORES))
-    return ObjectStorage(location) if is_object_store else Storage(location)
+    if location.startswith(tuple(f"{scheme}://" for scheme in OBJECT_STORES)):
+        from rl_alliteration.results.object_store import ObjectStorage  # which builds on this module
+
+        return ObjectStorage(location)
+    return Storage(location)
 
 
 def open_storage(location: str, *, create: bool = False) -> Storage:
@@ -242,7 +236,8 @@ def open_storage(location: str, *, create: bool = False) -> Storage:
     check_location(location)
     try:
         storage = storage_at(location)
-        if isinstance(storage, ObjectStorage):
+        str(storage).encode()  # neither DuckDB nor pyarrow can be given a folder whose name is no UTF-8
+        if storage.folder("") is None:
             storage.list("leases")
         elif not create and not storage.root.is_dir():
             raise UserError(f"--storage: no folder {location!r}; give the folder that a sweep wrote to")
@@ -291,31 +286,49 @@ def check_location(location: str) -> None:
             raise UserError(f"--storage: {location!r} names no bucket; give s3://bucket/prefix")
 
 
-def _endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+def _names(path: str) -> list[str]:
+    """The names that a path within a storage is made of.
+
+    Raises:
+        Failure: one of them would lead elsewhere.
+    """
+    names = path.split("/") if path else []
+    for name in names:
+        if name in ("", ".", "..") or "\0" in name or os.sep in name:
+            raise Failure(f"{path!r} is no path within results")
+    return names
+
+
+def _no_file(path: str) -> Failure:
+    return Failure(f"{path} is no file, and nothing that results hold; remove it")
+
+
+def _linked(path: str) -> Failure:
+    return Failure(f"{path} is a link, and links within results are not followed; remove it, or copy what it leads to")
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _explained(path: str, *passed: type[OSError]) -> Iterator[None]:
+    """One line for what the system says, but for errors of the kinds `passed`, which mean something to the caller."""
+    try:
+        yield
+    except passed:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise Unavailable(f"no space left for {path}; free some and run the same command again") from error
+        raise Unavailable(f"{path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def arrow_errors(path: str) -> Iterator[None]:
+    """Tell what Arrow says of bytes that make no sense, an `OSError` as well, from what the system says."""
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise Failure(f"no space left for {path}; free some and run the same command again") from error
-        raise Failure(f"{path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _explained_by_store(path: str) -> Iterator[None]:
-    from obstore.exceptions import BaseError
-
-    try:
-        yield
-    except BaseError as error:
-        reason = str(error).split("Debug source")[0]
-        raise Failure(
-            f"{path}: {' '.join(reason.split())[:300]}; run the same command again once that is mended"
-        ) from error
+        if error.errno is None:
+            raise Damaged(f"{path} is damaged: {' '.join(str(error).split())[:100]}") from error
+        raise
 
 
 def _lock(file: BinaryIO, path: str) -> None:
@@ -324,11 +337,13 @@ def _lock(file: BinaryIO, path: str) -> None:
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            break
         except BlockingIOError:
             if time.monotonic() > until:
                 raise Failure(f"{path} is locked by a process that does not go on; end it and try again") from None
             time.sleep(0.05)
+    if os.fstat(file.fileno()).st_nlink == 0:  # its holder deleted it: another process may lock one of the same name
+        raise Failure(f"{path} has just been removed; run the same command again")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import platform
 import re
@@ -20,7 +21,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from rl_alliteration.results.storage import Storage
+from rl_alliteration.errors import Failure
+from rl_alliteration.results.storage import Storage, Unavailable
 
 Row = Mapping[str, Any]
 
@@ -34,6 +36,12 @@ TEXT_SCALARS = (
     "advantage",
 )
 """A point a text."""
+
+_WORDS = {
+    "kl_penalty": "minus the KL divergence, nats a token: the study's sign, negative in the mean",
+    "scaled_kl_penalty": "beta times `kl_penalty`: minus the KL divergence in units of reward, negative in the mean",
+}
+"""What TensorBoard says beside the title of a chart."""
 
 UPDATE_SCALARS = ("loss", "grad_norm", "entropy", "kl_k3", "sampler_gap")
 """A point an update."""
@@ -54,6 +62,10 @@ class TensorBoardWriter:
         self._folder = folder
         self._hyperparameters = hyperparameters
         self._records: RecordWriter | None = None
+        self._waiting: list[tuple[Sequence[Row], Row | None, Mapping[str, float]]] = []
+        """Steps that are not on disk for sure, oldest first."""
+        self._written = 0
+        """How many of them the file has been given."""
 
     def _open(self, purge_from: int) -> None:
         """The next file; older points from generation `purge_from` on, which this run goes on from, are not shown."""
@@ -68,42 +80,74 @@ class TensorBoardWriter:
         self._local = local
         self._records = RecordWriter(local.open("wb"))
         self._flushed = time.monotonic()
+        self._described = False
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
         self._write(Event(summary=_hyperparameter_summary(self._hyperparameters)))
 
     def add(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float]) -> None:
         """One step's points, those of `logged` by their names among them, and the first text of its group."""
-        if self._records is None:
-            self._open(purge_from=texts[0]["generation"])
+        self._waiting.append((texts, update, logged))
+        with contextlib.suppress(Failure):  # it waits, and goes into the next file
+            self._write_waiting(flush=self._records is not None and time.monotonic() - self._flushed > _FLUSH_SECONDS)
+
+    def flush(self) -> None:
+        """Put everything added so far on disk.
+
+        Raises:
+            Failure: the storage refused; nothing is forgotten, and it can be tried again.
+        """
+        self._write_waiting(flush=True)
+
+    def publish(self) -> None:
+        """Flush; on an object store, copy the file there.
+
+        Raises:
+            Failure: as for `flush`.
+        """
+        self.flush()
+        if self._records is not None and self._copied:
+            self._storage.put(self._path, self._local.read_bytes())
+
+    def close(self) -> None:
+        """Flush and close the file; what cannot be written is not kept."""
+        if self._records is not None:
+            with contextlib.suppress(OSError):
+                self._records.close()
+
+    def _write_waiting(self, *, flush: bool) -> None:
+        if self._records is None and not self._waiting:
+            return
+        try:
+            if self._records is None:
+                self._open(purge_from=self._waiting[0][0][0]["generation"])
+            for step in self._waiting[self._written :]:
+                self._write_step(*step)
+                self._written += 1
+            if flush and self._records is not None:
+                self._records.flush()
+                self._flushed = time.monotonic()
+                self._waiting, self._written = [], 0
+        except OSError as error:  # a record may be torn, and readers go no further in a file: the next goes on
+            self.close()
+            self._records, self._written = None, 0
+            raise Unavailable(f"{self._folder}: {error.strerror or error}") from error
+
+    def _write_step(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float]) -> None:
         for row in texts:
             values = {**row, "scaled_kl_penalty": row["beta"] * row["kl_penalty"]}
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in TEXT_SCALARS])
+            if not self._described:  # it keeps what the first point of a run's file says
+                for value in summary.value:
+                    if value.tag in _WORDS:
+                        value.metadata.summary_description = _WORDS[value.tag]
+                self._described = True
             self._write(Event(step=row["generation"], summary=summary))
         first = texts[0]
         points = [Summary.Value(tag=tag, simple_value=update[tag]) for tag in UPDATE_SCALARS] if update else []
         points += [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
         points.append(_text_value(first["text"]))
         self._write(Event(step=first["generation"], summary=Summary(value=points)))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Put everything added so far on disk."""
-        if self._records is not None:
-            self._records.flush()
-            self._flushed = time.monotonic()
-
-    def publish(self) -> None:
-        """Flush; on an object store, copy the file there."""
-        self.flush()
-        if self._records is not None and self._copied:
-            self._storage.put(self._path, self._local.read_bytes())
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        if self._records is not None:
-            self._records.close()
 
     def _write(self, event: Any) -> None:
         assert self._records is not None

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from tokenizers import Tokenizer
 
-from rl_alliteration.advantages import ALGORITHMS
 from rl_alliteration.config import ORIGINAL, TrialConfig
-from rl_alliteration.kl_control import next_beta
+from rl_alliteration.errors import Failure
+from rl_alliteration.foreign import Damaged, read_record
 from rl_alliteration.results import schema
+from rl_alliteration.results.cards import read_tokenizer
+from rl_alliteration.results.integrity import checkpoint_generations, checkpoint_problem, read_events
+from rl_alliteration.results.parts import read_part, row_digest
 from rl_alliteration.results.reader import parts
+from rl_alliteration.results.records import Manifest
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.results.writer import read_part, row_digest
-from rl_alliteration.rewards import known_reward
+from rl_alliteration.rl.advantages import known_algorithm
+from rl_alliteration.rl.kl import next_beta
+from rl_alliteration.rl.rewards import known_reward
+from rl_alliteration.rl.update import UpdateRule
 
 Row = dict[str, Any]
 
@@ -50,9 +54,9 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
         event, config = _check_events(storage, experiment, trial_id, notes)
         manifests = _manifests(storage, experiment, trial_id)
         check_row = _row_checks(storage, config, notes)
-        check_groups = _group_checks(config)
+        check_groups = _group_checks(config, notes)
         for path in parts(storage, "generations", experiment, trial_id):
-            rows = _read(storage, path, schema.GENERATIONS)
+            rows = _read(storage, path)
             manifest = manifests.pop(schema.part_number(path), None)
             _check_order(rows, generations, config, path)
             for row in rows:
@@ -68,12 +72,15 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
         if manifests:
             missing = min(manifests)
             raise _Wrong(f"generation {max(missing, generations)}: its part-{missing:08d} is missing")
+        _check_checkpoints(storage, experiment, trial_id, notes)
         if generations < event["generations"]:
             raise _Wrong(f"generation {generations}: missing, the trial had reached {event['generations']}")
         if event["status"] == schema.FINISHED and generations < event["max_generations"]:
             raise _Wrong(f"generation {generations}: missing, the trial finished at {event['max_generations']}")
     except _Wrong as wrong:
         return Verdict(experiment, trial_id, generations, str(wrong), tuple(notes))
+    except Failure as failure:
+        return Verdict(experiment, trial_id, generations, str(failure), tuple(notes))
     except Exception as error:  # a value of a kind that nothing writes: nulls, negative tokens, unreadable files
         problem = f"after generation {generations}: cannot be read: {type(error).__name__}: {error}"
         return Verdict(experiment, trial_id, generations, problem, tuple(notes))
@@ -82,34 +89,32 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
 
 def _check_events(storage: Storage, experiment: str, trial_id: str, notes: list[str]) -> tuple[Row, TrialConfig]:
     """The event log, whole and as it was written; its newest event and the configuration in it."""
-    paths = parts(storage, "trials", experiment, trial_id)
-    if not paths:
+    events = read_events(storage, experiment, trial_id)
+    for path, what in events.problems.items():
+        raise _Wrong(f"event {schema.part_number(path)}: {path} {what}")
+    event = events.last
+    if event is None:
         raise _Wrong("no event of it in `trials`")
-    folder = f"manifests/{experiment}/{trial_id}"
-    listed = {path for path in storage.list(folder) if "/event-" in path}
-    event: Row = {}
-    for number, path in enumerate(paths):
-        if schema.part_number(path) != number:
-            raise _Wrong(f"event {number} is missing in `trials`")
-        rows = _read(storage, path, schema.TRIALS)
-        if len(rows) != 1 or rows[0]["event"] != number:
-            raise _Wrong(f"event {number}: {path} is not the event that was written")
-        event = rows[0]
-        manifest = schema.event_manifest_path(experiment, trial_id, number)
-        if manifest not in listed:
-            if number < len(paths) - 1:
-                raise _Wrong(f"event {number}: its checksum is missing")
-            notes.append(f"{path} has no manifest: its checksum was not compared")
-            continue
-        listed.discard(manifest)
-        if hashlib.sha256(storage.get(path)).hexdigest() != json.loads(storage.get(manifest))["sha256"]:
-            raise _Wrong(f"event {number}: {path} is not what was written")
-    if listed:
-        raise _Wrong(f"{min(listed)}: its event is missing in `trials`")
-    config = TrialConfig.from_json(event["config"])
+    if events.unlisted is not None:
+        notes.append(f"{events.unlisted} has no manifest: its checksum was not compared")
+    lost = [str(number) for number, row in events.rows.items() if row["reason"] == "lost"]
+    if lost:
+        notes.append(f"event {', '.join(lost)} is a stand-in: what it said is lost")
+    config = TrialConfig.from_json(event["config"], trial_id)
     if config.trial_id != trial_id:
         raise _Wrong(f"its configuration belongs to {config.trial_id}")
     return event, config
+
+
+def _check_checkpoints(storage: Storage, experiment: str, trial_id: str, notes: list[str]) -> None:
+    """The newest is what a trial goes on from; an older one that is torn costs nothing but a longer replay."""
+    kept = checkpoint_generations(storage, experiment, trial_id)
+    for generation in kept:
+        problem = checkpoint_problem(storage, experiment, trial_id, generation)
+        if problem is not None and generation == kept[-1]:
+            raise _Wrong(f"generation {generation}: {problem}")
+        if problem is not None:
+            notes.append(f"{problem}; a newer one is there")
 
 
 def _check_orphans(
@@ -125,28 +130,22 @@ def _check_orphans(
             notes.append(f"{path} has no texts beside it yet")
 
 
-def _manifests(storage: Storage, experiment: str, trial_id: str) -> dict[int, Row]:
+def _manifests(storage: Storage, experiment: str, trial_id: str) -> dict[int, Manifest]:
     found = {}
     for path in storage.list(f"manifests/{experiment}/{trial_id}"):
-        if "/part-" not in path:
-            continue
-        try:
-            manifest = json.loads(storage.get(path))
-            found[int(manifest["first_generation"])] = manifest
-        except (ValueError, KeyError, TypeError) as error:
-            raise _Wrong(f"{path}: not a manifest") from error
+        if "/part-" in path:
+            try:
+                found[schema.part_number(path)] = read_record(Manifest, storage.get(path), path)
+            except Damaged as damaged:
+                raise _Wrong(str(damaged)) from damaged
     return found
 
 
-def _read(storage: Storage, path: str, wanted: pa.Schema) -> list[Row]:
+def _read(storage: Storage, path: str) -> list[Row]:
     try:
-        rows = read_part(storage, path)
-    except Exception as error:
-        raise _Wrong(f"{path}: not readable as Parquet ({type(error).__name__})") from error
-    for row in rows[:1]:
-        if set(row) != set(wanted.names):
-            raise _Wrong(f"{path}: its columns are not those of schema version {schema.SCHEMA_VERSION}")
-    return rows
+        return read_part(storage, path)
+    except Damaged as damaged:
+        raise _Wrong(str(damaged)) from damaged
 
 
 def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) -> None:
@@ -174,12 +173,8 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
 
 def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Callable[[Row], None]:
     """The checks of one row by itself."""
-    folder = f"models/{config.model_fingerprint}"
-    try:
-        tokenizer = Tokenizer.from_buffer(storage.get(f"{folder}/tokenizer.json"))
-        ends = set(json.loads(storage.get(f"{folder}/card.json"))["end_tokens"])
-    except Exception as error:
-        raise _Wrong(f"{folder}: tokenizer or card is missing or broken, texts cannot be checked") from error
+    definition, ends = read_tokenizer(storage, config.model_fingerprint, config.tokenizer)
+    tokenizer = Tokenizer.from_str(definition)
     reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
     if reward is None:
         notes.append(
@@ -203,9 +198,18 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
     return check
 
 
-def _group_checks(config: TrialConfig) -> Callable[[list[Row]], None]:
+def _group_checks(config: TrialConfig, notes: list[str]) -> Callable[[list[Row]], None]:
     """The checks of the groups of one part after another: beta and advantages may depend on the groups before."""
-    algorithm = ALGORITHMS.get(config.algorithm)
+    algorithm = known_algorithm(config.algorithm, config.algorithm_version)
+    if algorithm is None and config.algorithm != ORIGINAL:
+        notes.append(
+            f"the algorithm {config.algorithm!r} is not known here at version {config.algorithm_version}: "
+            "advantages and losses were not computed again"
+        )
+    if algorithm is not None and algorithm.loss is not None:
+        notes.append(f"the algorithm {algorithm.name!r} has a loss of its own: losses were not computed again")
+    elif algorithm is not None and not UpdateRule.of(config).is_study:
+        notes.append(f"credit {config.credit}, KL {config.kl}: losses were not computed again")
     recent: list[float] = []
     beta = config.beta
 
@@ -235,17 +239,18 @@ def _check_updates(
     trial_id: str,
     texts: list[Row],
     config: TrialConfig,
-    manifest: Row | None,
+    manifest: Manifest | None,
     notes: list[str],
 ) -> None:
     """The part of `steps` beside a part of texts: one row a group, with its tokens."""
     if config.algorithm == ORIGINAL:
         return
+    algorithm = known_algorithm(config.algorithm, config.algorithm_version)
     first = texts[0]["generation"]
     path = schema.part_path("steps", experiment, trial_id, first)
     if not storage.exists(path):
         raise _Wrong(f"generation {first}: {path} is missing")
-    rows = _read(storage, path, schema.STEPS)
+    rows = _read(storage, path)
     if len(rows) * config.group_size != len(texts):
         raise _Wrong(f"generation {first}: {path} has {len(rows)} updates for {len(texts)} texts")
     for index, row in enumerate(rows):
@@ -254,6 +259,8 @@ def _check_updates(
         _expect(row, "step", group[0]["step"])
         _expect(row, "beta", group[0]["beta"])
         _expect(row, "tokens", sum(text["num_tokens"] for text in group))
+        if algorithm is None or not UpdateRule.of(config).has_studys_loss(algorithm):
+            continue
         loss = sum(text["advantage"] * text["lm_cross_entropy"] for text in group)
         scale = sum(abs(text["advantage"] * text["lm_cross_entropy"]) for text in group)
         if not abs(row["loss"] - loss) <= 1e-12 * max(scale, 1.0):
@@ -262,22 +269,22 @@ def _check_updates(
 
 
 def _check_digests(
-    storage: Storage, path: str, dataset: str, rows: list[Row], manifest: Row | None, notes: list[str]
+    storage: Storage, path: str, dataset: str, rows: list[Row], manifest: Manifest | None, notes: list[str]
 ) -> None:
     """Each row, then the whole file, against the checksums written beside it."""
     if manifest is None:
         # A kill between a part and its manifest leaves this; the next run puts it right.
         notes.append(f"{path} has no manifest: its checksums were not compared")
         return
-    recorded = manifest["parts"].get(dataset)
+    recorded = manifest.parts.get(dataset)
     if recorded is None:
         raise _Wrong(f"{path}: not in its manifest")
-    for row, digest in zip(rows, recorded["rows"], strict=False):
-        if row_digest(row) != digest:
+    for row, digest in zip(rows, recorded.rows, strict=False):
+        if row_digest(row, dataset) != digest:
             raise _Wrong(f"generation {row['generation']}: a value in {path} is not the one that was written")
-    if len(rows) != len(recorded["rows"]):
-        raise _Wrong(f"{path}: has {len(rows)} rows, {len(recorded['rows'])} were written")
-    if hashlib.sha256(storage.get(path)).hexdigest() != recorded["sha256"]:
+    if len(rows) != len(recorded.rows):
+        raise _Wrong(f"{path}: has {len(rows)} rows, {len(recorded.rows)} were written")
+    if hashlib.sha256(storage.get(path)).hexdigest() != recorded.sha256:
         raise _Wrong(f"{path}: its bytes are not those that were written, though its checked values are")
 
 

@@ -12,25 +12,18 @@ from collections import Counter as Tally
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.util.metrics import Counter, Gauge
 
 from rl_alliteration.config import TrialConfig
+from rl_alliteration.rows import TrialReport, columns_of
 
 TAGS = ("experiment", "trial", "algorithm", "beta", "seed")
-GAUGES = {
-    "raw_reward": "Mean raw reward of the texts since the last report",
-    "kl_penalty": "Mean KL penalty of the texts since the last report, nats",
-    "entropy": "Mean entropy over sampled positions, nats",
-    "variety": "Variety of the last 100 texts",
-    "generations": "Texts so far",
-    "generations_per_second": "Texts per second",
-    "sample_seconds": "Seconds of sampling a group",
-    "train_seconds": "Seconds of scoring a group and updating",
-}
-COUNTERS = {"parts": "Parquet parts written", "checkpoints": "Checkpoints written"}
+_HELP = {one.name: f"{one.meaning}, {one.unit}" if one.unit else one.meaning for one in columns_of(TrialReport)}
+_SHOWN = ("raw_reward", "kl_penalty", "entropy", "variety", "generations", "sample_seconds", "train_seconds")
+GAUGES = {**{name: _HELP[name] for name in _SHOWN}, "generations_per_second": "texts per second"}
+COUNTERS = {name: _HELP[name] for name in ("parts", "checkpoints")}
 PREFIX = "rl_alliteration_"
 DASHBOARD = files("rl_alliteration") / "tune" / "grafana_dashboard.json"
 
@@ -53,20 +46,20 @@ class Metrics:
             "beta": f"{config.beta:g}", "seed": str(config.seed),
         }  # fmt: skip
 
-    def report(self, trial_id: str, result: Mapping[str, Any], speed: float) -> None:
+    def report(self, trial_id: str, report: TrialReport, speed: float) -> None:
         """A trial has reported; `speed` in generations per second."""
         tags = self._tags[trial_id]
-        values = {**result, "generations_per_second": speed}
+        values = {**report.result(), "generations_per_second": speed}
         for name, gauge in self._gauges.items():
             if math.isfinite(values[name]):
                 gauge.set(values[name], tags)
         for name, counter in self._counters.items():
-            new = result[name] - self._counted[trial_id, name]
+            new = values[name] - self._counted[trial_id, name]
             if new < 0:  # the trial started again, on another actor
-                new = result[name]
+                new = values[name]
             if new:
                 counter.inc(new, tags)
-            self._counted[trial_id, name] = result[name]
+            self._counted[trial_id, name] = values[name]
 
     def end(self, trial_id: str) -> None:
         """A trial runs no more."""

@@ -7,158 +7,38 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from rl_alliteration.advantages import get_algorithm
 from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
     ORIGINAL_GENERATIONS,
+    ORIGINAL_GROUP_SIZE,
     SHIPPED_MODELS,
-    STUDY_MAX_LENGTH,
     STUDY_PROMPT,
     STUDY_TOP_K,
+    PlannedTrial,
+    SharedSettings,
     TrialConfig,
     check_experiment_name,
 )
 from rl_alliteration.errors import UserError
-from rl_alliteration.kl_control import INITIAL_BETA
-from rl_alliteration.results.writer import PlannedTrial
-from rl_alliteration.rewards import get_reward
+from rl_alliteration.rl.advantages import ALGORITHMS, get_algorithm
+from rl_alliteration.rl.kl import INITIAL_BETA
+from rl_alliteration.rl.rewards import PER_100_WORDS, REWARDS, get_reward
+from rl_alliteration.rl.update import UpdateRule
+from rl_alliteration.setting import values_of
+from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
+from rl_alliteration.tune.presets import PRESETS, Preset
+from rl_alliteration.user_files import read_text
 
 if TYPE_CHECKING:
-    from rl_alliteration.language_model import LoadedModel
+    from rl_alliteration.lm.loading import LoadedModel
 
-MAX_GENERATIONS = 3600
-CHECKPOINT_EVERY = 600
 _ORIGINAL_CHECKPOINT_EVERY = 500
 STUDY_LEARNING_RATE = 1e-4
 DTYPES = ("float32", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Common:
-    """What sweeps and searches have in common."""
-
-    storage: str
-    """Folder that the results go to; made if it is not there."""
-    preset: str | None = None
-    """An experiment of the study, or `quickstart`; other flags change it."""
-    experiment: str | None = None
-    """Name of the experiment, [a-z][a-z0-9_-]{0,63}. Default: the preset's."""
-    reward: str | None = None
-    """`alliteration` (the default), `a_words`, `rare_alliteration`, `phonetic_alliteration`, each also with
-    `_per_100_words` after it; MODULE:FUNCTION of your own; or a weighted sum: 'alliteration + 0.5*mine:rhymes'."""
-    model: str = "storyteller"
-    """A shipped one, `storyteller` or `storyteller-2`; a hub id such as roneneldan/TinyStories-33M; or a folder."""
-    tokenizer: str | None = None
-    """Hub id or folder of another tokenizer than the model's own."""
-    revision: str | None = None
-    """Revision of a hub model."""
-    max_generations: int | None = None
-    """Texts per trial, a multiple of the group size. Default: 3600."""
-    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What every text begins with; given several times, each group has one of them, drawn by the seed.
-    Default: "Once upon a time"."""
-    prompts: str | None = None
-    """A text file of prompts, one a line, instead of --prompt."""
-    max_length: int = STUDY_MAX_LENGTH
-    """Most tokens of a text, the prompt's included."""
-    temperature: float = 1.0
-    """Sampling temperature."""
-    top_k: int | None = None
-    """Sample among the k likeliest tokens; 0, the default: the full distribution."""
-    as_published: bool = False
-    """Sample with top_k 50, as the study's own code did through its library's default."""
-    checkpoint_every: int | None = None
-    """Generations per Parquet part and checkpoint, a multiple of the group size. Default: 600."""
-    gpus_per_trial: str = "auto"
-    """`auto`: 1 where there are GPUs, else 0; or a number, such as 0.25."""
-    cpus_per_trial: int = 1
-    """CPU cores, and threads, per trial."""
-    dtype: str = "float32"
-    """Precision of sampling and scoring: float32, bfloat16, or `auto`: bfloat16 where the hardware computes it.
-    Weights and updates are float32 always."""
-    address: str | None = None
-    """Ray cluster to use (`auto`, or host:port). Default: $RAY_ADDRESS, else a Ray of its own on this machine."""
-    keep_checkpoints: str = "2"
-    """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
-    max_failures: int = 3
-    """How often a trial is started again after its process or node was lost."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep(Common):
-    """Run a sweep: one trial for each algorithm, beta and seed, and the original model beside them."""
-
-    algorithm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """`rloo`, `reinforce`, `reinforce_baseline`, `grpo`, `dr_grpo`. Default: rloo."""
-    beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
-    """KL coefficients, 0 or more."""
-    target_kl: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
-    """Instead of a fixed beta: mean KL divergences, nats a token, that a controller steers to; beta is then where the
-    coefficient begins. Default of that: 60."""
-    seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
-    """Seeds. Default: 0."""
-    learning_rate: float | None = None
-    """Of plain SGD. Default: what suits the model (storyteller: 1e-3, storyteller-2: 5e-4; else the study's 1e-4)."""
-    group_size: int | None = None
-    """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
-    stop_on_collapse: bool = False
-    """Stop a trial whose texts have lost a third of their variety, and keep all of its checkpoints. Without the flag
-    the same command continues it."""
-    stop_on_plateau: bool = False
-    """Stop a trial whose reward has risen and rises no more. Without the flag the same command continues it."""
-    retry_failed: bool = False
-    """Run trials again that diverged in an earlier run."""
-    recompute: bool = False
-    """Extend a finished trial from an older checkpoint if the one at its end is gone."""
-    dry_run: bool = False
-    """List the trials, texts and disk space, and stop."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """An experiment with its values; the `storyteller_` ones serve a shipped model where it needs others."""
-
-    algorithm: tuple[str, ...]
-    beta: tuple[float, ...]
-    seed: tuple[int, ...] = (0,)
-    reward: str = "alliteration"
-    max_generations: int = MAX_GENERATIONS
-    storyteller_max_generations: int | None = None
-    """Of every shipped model."""
-    storyteller_learning_rate: float | None = None
-    """Of `storyteller` itself."""
-    checkpoint_every: int = CHECKPOINT_EVERY
-
-
-STUDY_SEEDS = (100, 101, 102, 103, 104)
-"""Of the study's one reported run; lengths and learning rates were chosen on seeds 0 to 4."""
-
-PRESETS: dict[str, Preset] = {
-    "quickstart": Preset(
-        ("rloo", "reinforce"), (0.0, 100.0), max_generations=1200,
-        storyteller_learning_rate=1.5e-3, checkpoint_every=200,
-    ),
-    "reinforce_vs_rloo": Preset(
-        ("reinforce", "rloo"), (0.0,), (0, 1), "a_words",
-        max_generations=1000, storyteller_max_generations=2500, checkpoint_every=500,
-    ),
-    "no_kl": Preset(("rloo",), (0.0,), max_generations=1800),
-    "beta_coarse": Preset(("rloo",), (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)),
-    "beta_fine": Preset(("rloo",), (20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)),
-    "beta_extended": Preset(("rloo",), (40.0,), max_generations=8000),
-    "study_a_words": Preset(
-        ("reinforce", "rloo"), (0.0,), STUDY_SEEDS, "a_words",
-        max_generations=1200, storyteller_max_generations=3000, checkpoint_every=500,
-    ),
-    "study_betas": Preset(
-        ("rloo",), (0.0, 0.01, 0.1, 1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0), STUDY_SEEDS,
-        storyteller_max_generations=2700, checkpoint_every=900,
-    ),
-}  # fmt: skip
 
 # Measured for the shipped models; the study's own rate serves TinyStories-33M.
 _LEARNING_RATES: Mapping[str, float] = {"storyteller": 1e-3, "storyteller-2": 5e-4}
@@ -167,6 +47,110 @@ _REWARD_LEARNING_RATES: Mapping[tuple[str, str], float] = {
     ("storyteller-2", "a_words"): 1.5e-4,
 }
 
+# Help that names what is registered.
+ALGORITHM_HELP = f"{', '.join(f'`{name}`' for name in ALGORITHMS)}. Default: rloo."
+REWARD_HELP = (
+    f"{', '.join(f'`{name}`' for name in REWARDS)}, each also with `{PER_100_WORDS}` after it; MODULE:FUNCTION of your "
+    "own; or a weighted sum: 'alliteration + 0.5*mine:rhymes'. Default: the preset's, or alliteration."
+)
+RATE_HELP = (
+    "Of SGD, or of --optimizer; of a schedule the greatest. Default: what suits the model "
+    f"({', '.join(f'{model}: {rate:g}' for model, rate in _LEARNING_RATES.items())}; "
+    f"else the study's {STUDY_LEARNING_RATE:g})."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What sweeps and searches ask for: where, of which model, to which reward, from which prompts."""
+
+    storage: str
+    """Folder that the results go to; made if it is not there."""
+    preset: str | None = None
+    """An experiment of the study, or `quickstart`; other flags change it."""
+    experiment: str | None = None
+    """Name of the experiment, [a-z][a-z0-9_-]{0,63}. Default: the preset's."""
+    reward: Annotated[str | None, tyro.conf.arg(help=REWARD_HELP)] = None
+    model: str = "storyteller"
+    """A shipped one, `storyteller` or `storyteller-2`; a hub id such as roneneldan/TinyStories-33M; or a folder."""
+    tokenizer: str | None = None
+    """Hub id or folder of another tokenizer than the model's own."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    max_generations: int | None = None
+    """Texts per trial, a multiple of the group size. Default: 3600."""
+    original_texts: int = ORIGINAL_GENERATIONS
+    """Texts of the unmodified model, which every trial is compared with: a multiple of 10. More extend those that are
+    there."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """What every text begins with; given several times, each group has one of them, drawn by the seed.
+    Default: "Once upon a time"."""
+    prompts: str | None = None
+    """A text file of prompts, one per line, instead of --prompt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # fields: of the last base first
+    """What sweeps and searches have in common."""
+
+    as_published: bool = False
+    """Sample with top_k 50, whatever --top-k says by default: so the study's own code did through its library."""
+    checkpoint_every: int | None = None
+    """Generations per Parquet part and checkpoint, a multiple of the group size. Default: 600."""
+    publish_every: float = 5.0
+    """Minutes after which finished groups are published at the latest, with a checkpoint, where an interval takes
+    longer. Changes no row."""
+    gpus_per_trial: str = "auto"
+    """`auto`: 1 where there are GPUs, else 0; or a number, such as 0.25."""
+    cpus_per_trial: int = 1
+    """CPU cores, and threads, per trial."""
+    address: str | None = None
+    """Ray cluster to use (`auto`, or host:port). Default: $RAY_ADDRESS, else a Ray of its own on this machine."""
+    keep_checkpoints: str = "2"
+    """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
+    max_failures: int = 3
+    """How often a trial is started again after its process or node was lost."""
+
+    def __post_init__(self) -> None:
+        as_tuples(self, UPDATE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Common):
+    """Run a sweep: one trial for each algorithm, beta and seed, and the original model before them.
+
+    Where a setting of the update, the learning rate or the group size is given several values, each of them makes
+    trials of its own.
+    """
+
+    algorithm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help=ALGORITHM_HELP)] = ()
+    beta: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
+    """KL coefficients, 0 or more."""
+    target_kl: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")] = ()
+    """Instead of a fixed beta: mean KL divergences, in nats per token, that a controller steers to; beta is then where
+    the coefficient begins. Default of that: 60."""
+    seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
+    """Seeds. Default: 0."""
+    learning_rate: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...", help=RATE_HELP)] = ()
+    group_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
+    """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
+    stop_on_collapse: bool = False
+    """Stop a trial whose texts have lost a third of their variety, and keep all of its checkpoints. Without the flag
+    the same command continues it."""
+    stop_on_plateau: bool = False
+    """Stop a trial whose reward has risen and no longer rises. Without the flag the same command continues it."""
+    retry_failed: bool = False
+    """Run trials again that diverged in an earlier run."""
+    recompute: bool = False
+    """Extend a finished trial from an older checkpoint if the one at its end is gone; replace rows that are damaged and
+    that this machine computes otherwise."""
+    dry_run: bool = False
+    """List the trials, texts and disk space, and stop."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_tuples(self, ("learning_rate", "group_size"))
+
 
 def resolve(sweep: Sweep) -> Sweep:
     """Fill in what was not said: from the preset, then the defaults. Checks all that needs no model.
@@ -174,7 +158,7 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    preset = Preset(("rloo",), (), checkpoint_every=CHECKPOINT_EVERY)
+    preset = Preset(("rloo",), ())
     if sweep.preset is not None:
         if sweep.preset not in PRESETS:
             raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
@@ -185,7 +169,7 @@ def resolve(sweep: Sweep) -> Sweep:
     experiment = sweep.experiment or sweep.preset
     if experiment is None:
         raise UserError("--experiment: give the experiment a name")
-    if sweep.as_published and sweep.top_k not in (None, STUDY_TOP_K):
+    if sweep.as_published and sweep.top_k not in (0, STUDY_TOP_K):
         raise UserError(f"--top-k: --as-published means {STUDY_TOP_K}; leave one of the two out")
     length = preset.max_generations
     if sweep.model in SHIPPED_MODELS and preset.storyteller_max_generations is not None:
@@ -202,25 +186,27 @@ def resolve(sweep: Sweep) -> Sweep:
         prompt=prompts_of(sweep),
         prompts=None,
         experiment=check_experiment_name(experiment),
-        algorithm=_unique(sweep.algorithm or preset.algorithm),
-        beta=_unique(betas),
-        target_kl=_unique(sweep.target_kl),
-        seed=_unique(sweep.seed or preset.seed),
+        algorithm=unique(sweep.algorithm or preset.algorithm),
+        beta=unique(betas),
+        target_kl=unique(sweep.target_kl),
+        seed=unique(sweep.seed or preset.seed),
         reward=reward,
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
-        learning_rate=sweep.learning_rate if sweep.learning_rate is not None else rate,
-        top_k=STUDY_TOP_K if sweep.as_published else sweep.top_k or 0,
+        learning_rate=unique(sweep.learning_rate or (rate,)),
+        group_size=unique(sweep.group_size or preset.group_size),
+        top_k=STUDY_TOP_K if sweep.as_published else sweep.top_k,
         checkpoint_every=sweep.checkpoint_every if sweep.checkpoint_every is not None else preset.checkpoint_every,
+        **update_values(sweep, preset.update),
     )
     if resolved.dtype not in (*DTYPES, "auto"):
         raise UserError(f"--dtype: {resolved.dtype!r} is not accepted; give float32, bfloat16 or auto")
     _check_counts(resolved)
-    _trials(resolved, weights="", tokenizer="")  # each TrialConfig checks its own fields
+    _trials(resolved, weights="", tokenizer="", architecture="")  # each TrialConfig checks its own fields
     return resolved
 
 
 def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
-    """The trials of a resolved sweep, the original last.
+    """The trials of a resolved sweep, the original first: everything is compared with it.
 
     Raises:
         UserError: prompt and length do not fit the model.
@@ -231,13 +217,14 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
             f"--max-length: {sweep.max_length} leaves nothing to sample after a prompt of {prompt_length} tokens; "
             f"give at least {prompt_length + 1}"
         )
-    if loaded.context is not None and sweep.max_length > loaded.context:
-        raise UserError(
-            f"--max-length: {sweep.max_length} is beyond what the model can read; give at most {loaded.context}"
-        )
+    readable = loaded.longest(sweep.max_length)
+    if sweep.max_length > readable:
+        raise UserError(f"--max-length: {sweep.max_length} is beyond what the model can read; give at most {readable}")
     if sweep.dtype == "auto":
         sweep = dataclasses.replace(sweep, dtype=loaded.fastest_dtype(gpu=bool(gpus_asked(sweep))))
-    return _trials(sweep, loaded.weights_fingerprint, loaded.tokenizer_fingerprint)
+    if (problem := loaded.fails_in(sweep.dtype)) is not None:
+        raise UserError(f"--dtype: the model cannot be computed in {sweep.dtype} ({problem}); give float32")
+    return _trials(sweep, loaded.weights_fingerprint, loaded.tokenizer_fingerprint, loaded.architecture_fingerprint)
 
 
 def gpus_asked(sweep: Sweep) -> float | None:
@@ -274,41 +261,48 @@ def checkpoints_kept(sweep: Sweep) -> int | None:
 
 
 def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
-    """For what a trial is stopped before its end: the reasons of `analysis.stopping.Watch`."""
+    """For what a trial is stopped before its end: the reasons of `analysis.stopping.EarlyStopping`."""
     return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
 
 
-def _trials(sweep: Sweep, weights: str, tokenizer: str) -> list[PlannedTrial]:
-    assert sweep.max_generations and sweep.checkpoint_every and sweep.learning_rate is not None
-    assert sweep.reward is not None and sweep.top_k is not None
-    trials = []
-    for name, target, beta, seed in itertools.product(
-        sweep.algorithm, sweep.target_kl or (None,), sweep.beta, sweep.seed
+def _trials(sweep: Sweep, weights: str, tokenizer: str, architecture: str) -> list[PlannedTrial]:
+    assert sweep.max_generations and sweep.checkpoint_every and sweep.reward is not None
+    trials: dict[TrialConfig, PlannedTrial] = {}  # once each: an algorithm with a group size of its own takes no other
+    for name, target, beta, update, rate, size, seed in itertools.product(
+        sweep.algorithm,
+        sweep.target_kl or (None,),
+        sweep.beta,
+        updates(sweep),
+        sweep.learning_rate,
+        sweep.group_size or (None,),
+        sweep.seed,
     ):
         config = TrialConfig(
             algorithm=name,
+            algorithm_version=get_algorithm(name).version,
             beta=beta,
             target_kl=target,
             seed=seed,
-            learning_rate=sweep.learning_rate,
-            group_size=_group_size(sweep, name),
+            learning_rate=rate,
+            group_size=_group_size(size, name),
             reward=sweep.reward,
             reward_version=get_reward(sweep.reward).version,
             prompt=sweep.prompt[0],
             more_prompts=sweep.prompt[1:],
-            max_length=sweep.max_length,
-            temperature=sweep.temperature,
-            top_k=sweep.top_k,
+            **values_of(SharedSettings, sweep),
+            **update,
+            schedule_length=0 if update["schedule"] == "constant" else sweep.max_generations,
             weights=weights,
             tokenizer=tokenizer,
-            dtype=sweep.dtype,
+            architecture=architecture,
             threads=sweep.cpus_per_trial,
         )
-        trials.append(PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every))
-    original = trials[0].config.original()
+        UpdateRule.of(config).check_algorithm(get_algorithm(name))
+        trials[config] = PlannedTrial(config, sweep.model, sweep.max_generations, sweep.checkpoint_every)
+    original = next(iter(trials)).original()
     return [
-        *trials,
-        PlannedTrial(original, sweep.model, ORIGINAL_GENERATIONS, _ORIGINAL_CHECKPOINT_EVERY),
+        PlannedTrial(original, sweep.model, sweep.original_texts, _ORIGINAL_CHECKPOINT_EVERY),
+        *trials.values(),
     ]
 
 
@@ -325,30 +319,27 @@ def prompts_of(sweep: Sweep) -> tuple[str, ...]:
         UserError: the file cannot be read or is empty, or there are both.
     """
     if sweep.prompts is None:
-        return _unique(sweep.prompt) or (STUDY_PROMPT,)
+        return unique(sweep.prompt) or (STUDY_PROMPT,)
     if sweep.prompt:
         raise UserError("--prompts: give either the file or --prompt, not both")
-    try:
-        lines = Path(sweep.prompts).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--prompts: {sweep.prompts!r} cannot be read as a UTF-8 text file ({error})") from error
-    prompts = _unique(tuple(line.strip() for line in lines if line.strip()))
+    lines = read_text(sweep.prompts, "--prompts").split("\n")
+    prompts = unique(tuple(line.strip() for line in lines if line.strip()))
     if not prompts:
-        raise UserError(f"--prompts: {sweep.prompts!r} has no prompt in it; give one a line")
+        raise UserError(f"--prompts: {sweep.prompts!r} has no prompt in it; give one per line")
     return prompts
 
 
-def _group_size(sweep: Sweep, name: str) -> int:
-    """REINFORCE takes its one text; algorithms that compare texts take the flag."""
+def _group_size(asked: int | None, name: str) -> int:
+    """REINFORCE takes its one text; algorithms that compare texts take the flag's."""
     algorithm = get_algorithm(name)
-    if sweep.group_size is None or algorithm.group_size == 1:
+    if asked is None or algorithm.group_size == 1:
         return algorithm.group_size
-    if sweep.group_size < algorithm.least_group_size:
+    if asked < algorithm.least_group_size:
         raise UserError(
-            f"--group-size: {sweep.group_size} is too few for {name}, which compares the texts of a group; "
+            f"--group-size: {asked} is too few for {name}, which compares the texts of a group; "
             f"give {algorithm.least_group_size} or more"
         )
-    return sweep.group_size
+    return asked
 
 
 def _check_counts(sweep: Sweep) -> None:
@@ -356,22 +347,23 @@ def _check_counts(sweep: Sweep) -> None:
     checkpoints_kept(sweep)
     if sweep.max_failures < 0:
         raise UserError(f"--max-failures: {sweep.max_failures} is not accepted; give 0 or more")
-    if sweep.group_size is not None and sweep.group_size < 1:
-        raise UserError(f"--group-size: {sweep.group_size} is not accepted; give 1 or more (rloo: 2 or more)")
+    if not 0 < sweep.publish_every < math.inf:
+        raise UserError(f"--publish-every: {sweep.publish_every:g} is not accepted; give minutes, more than 0")
+    if min(sweep.group_size, default=1) < 1:
+        raise UserError(f"--group-size: {min(sweep.group_size)} is not accepted; give 1 or more (rloo: 2 or more)")
+    if sweep.original_texts < 1 or sweep.original_texts % ORIGINAL_GROUP_SIZE:
+        raise UserError(
+            f"--original-texts: {sweep.original_texts} is not accepted; give {ORIGINAL_GROUP_SIZE} or a multiple of it"
+        )
     for field in ("max_generations", "checkpoint_every"):
         value = getattr(sweep, field)
         flag = "--" + field.replace("_", "-")
         if value < 1:
             raise UserError(f"{flag}: {value} is not accepted; give a positive multiple of the group size")
-        for name in sweep.algorithm:
-            size = _group_size(sweep, name)
+        for name, asked in itertools.product(sweep.algorithm, sweep.group_size or (None,)):
+            size = _group_size(asked, name)
             if value % size:
                 raise UserError(
                     f"{flag}: {value} is no multiple of the group size {size} of {name}; "
                     f"give {math.ceil(value / size) * size}"
                 )
-
-
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values once each, in the order given."""
-    return tuple(dict.fromkeys(values))

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from rl_alliteration.watch import duration
+from rl_alliteration.config import PlannedTrial
+from rl_alliteration.names import trial_names
+from rl_alliteration.rows import TrialReport
+from rl_alliteration.terminal import duration, one_line
 
 _LOG_SECONDS = 15.0
 
 
 class Progress:
-    """Trials done, generations per second, current mean raw reward and KL penalty, time left."""
+    """Trials done, generations per second, current mean raw reward and KL divergence, time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._trials: dict[str, PlannedTrial] = {}
+        self._names: dict[str, str] = {}
         self._begin: dict[str, int] = {}
         self._end: dict[str, int] = {}
         self._done: dict[str, int] = {}
-        self._latest: dict[str, Mapping[str, Any]] = {}
+        self._latest: dict[str, TrialReport] = {}
         self._finished: set[str] = set()
         self._first: float | None = None
         self._last_log = 0.0
@@ -38,21 +41,23 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def add(self, trial_id: str, begin: int, end: int) -> None:
-        """A trial has `begin` generations and shall have `end`."""
-        self._begin[trial_id] = self._done[trial_id] = begin
-        self._end[trial_id] = end
+    def add(self, trial: PlannedTrial, generations: int) -> None:
+        """A trial shall be run, which has so many generations already."""
+        name = trial.trial_id
+        self._begin[name] = self._done[name] = generations
+        self._end[name] = trial.max_generations
+        self._trials[name] = trial
 
-    def report(self, trial_id: str, generations: int, result: Mapping[str, Any]) -> None:
-        """A trial has done `generations` of its total."""
+    def report(self, trial_id: str, report: TrialReport) -> None:
+        """A trial has reported."""
         self._first = self._first or time.monotonic()
-        self._done[trial_id] = generations
-        self._latest[trial_id] = result
+        self._done[trial_id] = report.generations
+        self._latest[trial_id] = report
         self._show()
 
     def say(self, message: str) -> None:
         """A line that stays."""
-        self._console.print(Text(message), soft_wrap=True)
+        self._console.print(Text(one_line(message)), soft_wrap=True)
 
     def end(self, trial_id: str) -> None:
         """A trial will report no more."""
@@ -68,16 +73,18 @@ class Progress:
         words = [f"{len(self._finished)}/{len(self._end)} trials", f"{done:,}/{total:,} texts"]
         if speed > 0:
             words += [f"{speed:.1f} texts/s", f"about {duration((total - done) / speed)} left"]
+        if len(self._names) < len(self._trials):
+            self._names = dict(zip(self._trials, trial_names(list(self._trials.values())), strict=True))
         running = [
-            f"{name.rsplit('-', 1)[0]}: reward {result['raw_reward']:.1f}, KL {result['kl_penalty']:.2f}"
-            for name, result in self._latest.items()
+            f"{self._names[trial_id]}: reward {report.raw_reward:.1f}, KL {-report.kl_penalty:z.2f}"
+            for trial_id, report in self._latest.items()
         ]
         shown = running[:4] + ([f"and {len(running) - 4} more"] if len(running) > 4 else [])
         return " · ".join([*words, *shown])
 
     def _show(self) -> None:
         if self._live:
-            self._live.update(Text(self.line(), overflow="fold"), refresh=True)
+            self._live.update(Text(one_line(self.line()), overflow="fold"), refresh=True)
         elif time.monotonic() - self._last_log >= _LOG_SECONDS:
             self._last_log = time.monotonic()
-            self._console.print(Text(self.line()), soft_wrap=True)
+            self.say(self.line())

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import rl_alliteration
 from rl_alliteration.errors import Failure, UserError
@@ -38,12 +38,12 @@ def connect(address: str | None) -> Any:
         address: of the dashboard; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, this machine's.
 
     Raises:
-        UserError: the address is none, or the cluster wants a token.
+        UserError: the address is none, or the cluster requires a token.
         Failure: nothing answers there.
     """
     from_environment = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     address = address or from_environment or DASHBOARD
-    if urlsplit(address).scheme not in ("http", "https"):
+    if _split(address).scheme not in ("http", "https"):
         raise UserError(f"--address: {address!r} is not accepted; give the dashboard's, such as {DASHBOARD}")
     use_own_token(address)
     from ray.job_submission import JobSubmissionClient
@@ -57,12 +57,26 @@ def use_own_token(address: str) -> None:
 
     Ray reads the variable when it is imported.
     """
-    host = urlsplit(address if "://" in address else f"//{address}").hostname
+    host = _split(address if "://" in address else f"//{address}").hostname
     if host not in ("auto", "127.0.0.1", "localhost", "::1"):
         return
-    default = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file():
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError as error:
+        raise UserError(f"--address: {address!r} is not accepted ({error}); give {DASHBOARD}, say") from error
+
+
+def token_file() -> Path | None:
+    """The file in which Ray keeps this user's token; None if there is none."""
+    with contextlib.suppress(RuntimeError, OSError):  # a user without a home folder, or one that cannot be read
+        path = Path.home() / ".ray" / "auth_token"
+        return path if path.is_file() else None
+    return None
 
 
 def ray_address(sweep: Sweep) -> str:
@@ -267,7 +281,7 @@ def _told(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        wrong = "does not accept the token it got" if "Invalid" in str(error) else "wants a token"
+        wrong = "does not accept the token it got" if "Invalid" in str(error) else "requires a token"
         raise UserError(f"the cluster at {address} {wrong}: {TOKEN_HELP}") from error
     except (ConnectionError, RequestException) as error:
         raise Failure(

@@ -8,27 +8,38 @@ import json
 import math
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from rl_alliteration.analysis.diversity import variety
-from rl_alliteration.analysis.objective import SPENT, Limits, Objective
-from rl_alliteration.analysis.stopping import Watch
-from rl_alliteration.config import TrialConfig
+from rl_alliteration.analysis.objective import SPENT, Objective
+from rl_alliteration.analysis.rules import Limits
+from rl_alliteration.analysis.stopping import EarlyStopping
+from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure
-from rl_alliteration.results.lease import check_epoch, lease_path
-from rl_alliteration.results.storage import storage_at
-from rl_alliteration.results.writer import PlannedTrial
+from rl_alliteration.results.lease import PATIENCE_SECONDS, Superseded, check_epoch, lease_path, read_lease
+from rl_alliteration.results.storage import Storage, Unavailable, storage_at
+from rl_alliteration.rl.rewards import get_reward
+from rl_alliteration.rows import TrialReport
+
+if TYPE_CHECKING:
+    from rl_alliteration.trial.run import TrialRun
 
 REPORT_SECONDS = 2.0
 """How often a trial tells Tune where it is."""
 FAKE_GPUS = "RL_ALLITERATION_FAKE_GPUS"
 """Set where Ray is told of GPUs that are not there, to test placement: trials compute on the CPU."""
+_LISTEN_SECONDS, _LISTEN_SECONDS_REMOTE = 1.0, 5.0
+"""How often a trial looks whether its driver was asked to stop: in a folder, in an object store."""
+_PAUSE_SECONDS = 2.0
 _VARIETY_SECONDS = 10.0  # comparing 100 texts takes some ms
 _VARIETY_TEXTS = 100
 
@@ -47,8 +58,12 @@ class TrialSetup:
     revision: str | None
     gpu: bool
     keep_checkpoints: int | None
+    publish_every: float
+    """Seconds."""
+    repairs: bool = False
+    """Whether the trial's stored rows are to be restored, never replaced."""
     stop_on: Sequence[str] = ()
-    """For what the trial is stopped before its end: the reasons of a `Watch`."""
+    """For what the trial is stopped before its end: the reasons of `EarlyStopping`."""
     limits: dict[str, float] | None = None
     """Of a search, a `Limits`: the trial reports the best window within them."""
 
@@ -66,14 +81,51 @@ class TrialSetup:
         return cls(**{**config, "trial": PlannedTrial(**trial)})
 
 
+@dataclasses.dataclass(frozen=True)
+class NamedReward:
+    """A reward that trials import by its name, since it cannot be sent."""
+
+    expression: str
+    parameters: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """What a trial takes over from the process that drives it."""
+
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Variables for reaching the storage."""
+    folder: str = ""
+    """Its working directory: where a reward's relative paths begin, if the node has it."""
+    modules: tuple[str, ...] = ()
+    """Where it looks for modules."""
+
+    def imported(self, reward: Any) -> Any:
+        """The reward as it was sent, or imported."""
+        if not isinstance(reward, NamedReward):
+            return reward
+        sys.path += [path for path in self.modules if path not in sys.path]
+        return get_reward(reward.expression, reward.parameters)
+
+
+def finished_path(run_id: str, trial_id: str) -> str:
+    """The file by which a trial tells its driver that, asked to stop, it has published what it has."""
+    return f"staging/finished-{run_id}-{trial_id}"
+
+
 class TrialTrainable(tune.Trainable):
     """A class trainable: an actor that has loaded torch and a model serves one trial after another."""
 
-    def setup(self, config: dict[str, Any], *, reward: Any = None, algorithms: Any = None) -> None:
+    def setup(
+        self, config: dict[str, Any], *, reward: Any = None, algorithms: Any = None, driver: Driver | None = None
+    ) -> None:
         """Called by Tune. `reward` and `algorithms` come with the sweep: a user's own are not registered here."""
-        self._reward, self._algorithms = reward, algorithms
+        self._driver = driver or Driver()
+        os.environ.update(self._driver.environment)
+        self._reward, self._algorithms = self._driver.imported(reward), algorithms
         self._loaded: Any = None
         self._run: Any = None
+        self._over = threading.Event()
         self._reported = False
         self._failure = ""
         self._device_name = "cpu"
@@ -83,9 +135,7 @@ class TrialTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called by Tune when this actor takes on another trial."""
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        self._end_run()
         self._begin(TrialSetup.from_tune(new_config["setup"]))
         return True
 
@@ -93,12 +143,20 @@ class TrialTrainable(tune.Trainable):
         """Run groups until it is time to report or a part has ended."""
         until = time.monotonic() + (REPORT_SECONDS if self._reported else 0.0)
         self._reported = True
+        from rl_alliteration.trial.run import Refused
+
         texts: list[dict[str, Any]] = []
         updates: list[dict[str, Any]] = []
         run = self._run
         try:
-            while not run.done and not self._stopped:
-                step = run.step()
+            while not run.done and not self._stopped and not run.over:
+                try:
+                    step = run.step()
+                except Refused as refused:
+                    self._publish_patiently()
+                    step = refused.step
+                if step is None:
+                    break
                 self._watch.add(step.texts)
                 if self._objective is not None:
                     self._objective.add(step.texts)
@@ -106,28 +164,34 @@ class TrialTrainable(tune.Trainable):
                 updates += [step.update] if step.update else []
                 if run.at_boundary or time.monotonic() >= until:
                     break
+            if run.over:
+                run.publish(end=True)
         except Failure as failure:  # told to the driver, not raised: another try would end the same way
             self._failure = str(failure)
             with suppress(Failure):  # the texts before it stay; a storage that refuses will refuse again
                 run.publish(end=True)
-        return {
-            "done": run.done or bool(self._failure or self._stopped),
-            "stopped": self._stopped,
-            "generations": run.trainer.generation,
-            "published": run.published_generations,
-            **{name: _mean(texts, name, 0.0) for name in ("raw_reward", "kl_penalty")},
-            **{name: _mean(updates, name, math.nan) for name in ("entropy", "sample_seconds", "train_seconds")},
-            "variety": self._variety_of_last(texts),
-            "parts": run.parts_written,
-            "checkpoints": run.checkpoints_written,
-            "device": self._device_name,
-            "host": socket.gethostname(),
-            "resumed_at": run.resumed_at,
-            "diverged_at": -1 if run.diverged_at is None else run.diverged_at,
-            "failure": self._failure,
-            "name": self._setup.trial.trial_id,
-            "best": list(self._objective.best) if self._objective is not None else [],
-        }
+        return TrialReport(
+            name=self._setup.trial.trial_id,
+            done=run.done or run.over or bool(self._failure or self._stopped),
+            stopped=self._stopped,
+            failure=self._failure,
+            generations=run.generations,
+            published=run.published_generations,
+            parts=run.parts_written,
+            checkpoints=run.checkpoints_written,
+            resumed_at=run.resumed_at,
+            diverged_at=-1 if run.diverged_at is None else run.diverged_at,
+            raw_reward=_mean(texts, "raw_reward", 0.0),
+            kl_penalty=_mean(texts, "kl_penalty", 0.0),
+            entropy=_mean(updates, "entropy", math.nan),
+            variety=self._variety_of_last(texts),
+            sample_seconds=_mean(updates, "sample_seconds", math.nan),
+            train_seconds=_mean(updates, "train_seconds", math.nan),
+            best=list(self._objective.best) if self._objective is not None else [],
+            host=socket.gethostname(),
+            device=self._device_name,
+            actor=ray.get_runtime_context().get_actor_id() or "",
+        ).result()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Called by Tune at a trial's end or pause: publishes what there is. Tune keeps only a pointer to it."""
@@ -149,8 +213,26 @@ class TrialTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """Called by Tune when the actor ends."""
-        if self._run is not None:
-            self._run.close()
+        if self._run is not None and not self._failure:
+            with suppress(Failure):  # after an error that ended other trials: what is finished here is kept
+                self._run.publish(end=False)
+        self._end_run()
+
+    def _publish_patiently(self) -> None:
+        """What the storage refused, once it does not.
+
+        Raises:
+            Failure: it refuses for two minutes, or another driver has taken over.
+        """
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self._run.publish(end=self._run.done)
+                return
+            except Unavailable:
+                if time.monotonic() > until or self._run.over:
+                    raise
+            time.sleep(_PAUSE_SECONDS)
 
     @property
     def _stopped(self) -> str:
@@ -163,14 +245,22 @@ class TrialTrainable(tune.Trainable):
             self._variety, self._variety_at = variety(list(self._texts)), time.monotonic()
         return self._variety
 
+    def _end_run(self) -> None:
+        self._over.set()
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
     def _begin(self, setup: TrialSetup) -> None:
         import torch
 
-        from rl_alliteration.language_model import load_model
-        from rl_alliteration.trainer import Trainer
-        from rl_alliteration.trial import TrialRun
+        from rl_alliteration.lm.loading import load_model
+        from rl_alliteration.rl.trainer import Trainer
+        from rl_alliteration.trial.run import TrialRun
 
         self._setup = setup
+        if os.path.isdir(self._driver.folder):  # Tune goes to a folder of its own for each trial
+            os.chdir(self._driver.folder)
         self._reported = False
         self._failure = ""
         self._texts.clear()
@@ -185,11 +275,11 @@ class TrialTrainable(tune.Trainable):
             raise Failure(f"torch finds no GPU on {socket.gethostname()}, though Ray gave one: see to its driver")
         device = torch.device("cuda" if on_gpu else "cpu")
         self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
-        if self._loaded is None or self._loaded.weights_fingerprint != config.weights:
+        if self._loaded is None or self._loaded.differs(config):
             self._loaded = load_model(trial.model, tokenizer=setup.tokenizer, revision=setup.revision)
-        fingerprints = (self._loaded.weights_fingerprint, self._loaded.tokenizer_fingerprint)
-        if fingerprints != (config.weights, config.tokenizer):
-            raise Failure(f"the model {trial.model!r} on {socket.gethostname()} is not the one the sweep planned with")
+        if (difference := self._loaded.differs(config)) is not None:
+            planned = f"is not the one the sweep planned with: {difference}"
+            raise Failure(f"the model {trial.model!r} on {socket.gethostname()} {planned}")
         trainer = Trainer(
             config,
             self._loaded,
@@ -210,15 +300,38 @@ class TrialTrainable(tune.Trainable):
             setup.experiment,
             setup.run_id,
             keep_checkpoints=setup.keep_checkpoints,
-            may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch),
+            repairs=setup.repairs,
+            publish_every=setup.publish_every,
+            may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch, setup.run_id),
         )
-        self._watch = Watch(setup.stop_on if trainer.algorithm else ())
+        self._watch = EarlyStopping(setup.stop_on if trainer.algorithm else ())
         self._objective = Objective(Limits(**setup.limits)) if setup.limits is not None else None
         if self._watch.reasons or self._objective is not None:
             stored = list(self._run.stored_texts())
             self._watch.add(stored)
             if self._objective is not None:
                 self._objective.add(stored)
+        self._over = threading.Event()
+        threading.Thread(
+            target=_listen, args=(self._run, storage, setup, self._over), name="listener", daemon=True
+        ).start()
+
+
+def _listen(run: TrialRun, storage: Storage, setup: TrialSetup, over: threading.Event) -> None:
+    """End the run as soon as its driver was asked to stop, or is its driver no more: a step may take minutes."""
+    pause = _LISTEN_SECONDS if storage.folder("") is not None else _LISTEN_SECONDS_REMOTE
+    while not over.wait(pause):
+        try:
+            state = read_lease(storage, setup.experiment)
+            if state is None or (state.epoch == setup.epoch and not state.stopping):
+                continue  # a lease that is out of sight for a moment asks for nothing
+            run.finish_now()
+            storage.put(finished_path(setup.run_id, setup.trial.trial_id), b"")
+            return
+        except Superseded:  # nothing was published; the step in hand ends with the same
+            return
+        except (Failure, OSError):  # the storage, for now: tried again
+            continue
 
 
 def _mean(rows: list[dict[str, Any]], name: str, otherwise: float) -> float:

@@ -1,0 +1,49 @@
+"""`rl-alliteration submit`: a sweep as a job of a Ray cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Annotated, ClassVar
+
+import tyro
+
+from rl_alliteration.cli.commands import Command
+from rl_alliteration.cli.commands.logs import follow
+from rl_alliteration.results.storage import check_location
+from rl_alliteration.terminal import Screen
+from rl_alliteration.tune import submission
+from rl_alliteration.tune.plan import Sweep, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Submit(Sweep, Command):
+    """Run a sweep as a job of a Ray cluster, follow its log and exit with its exit code. Takes the flags of `sweep`."""
+
+    place: ClassVar[int] = 30
+
+    address: str | None = None
+    """The dashboard of the cluster. Default: $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, http://127.0.0.1:8265."""
+    no_wait: bool = False
+    """Do not follow the log."""
+    working_dir: str | None = None
+    """Folder that is sent along. Default: the clone that this command runs from, if it does."""
+    pip: Annotated[tuple[str, ...], tyro.conf.arg(metavar="REQUIREMENT ...")] = ()
+    """What the job needs beyond the cluster's own installation: requirements, or a wheel of this machine."""
+
+    def run(self) -> int:
+        sweep = Sweep(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sweep)})
+        resolved = resolve(sweep)
+        check_location(sweep.storage)
+        submission.check_for_job(sweep)
+        environment = submission.runtime_environment(self.working_dir, self.pip)
+        client = submission.connect(self.address)
+        job = f"{resolved.experiment}-{submission.new_run_id()}"
+        submission.submit(client, dataclasses.replace(sweep, experiment=resolved.experiment), environment, job)
+        address = shlex.quote(client.get_address())
+        say = Screen(stderr=True).say
+        say(f"Job {job}; stop it with: rl-alliteration stop {job} --address {address}")
+        if self.no_wait:
+            say(f"See its log with: rl-alliteration logs {job} --follow --address {address}")
+            return 0
+        return follow(client, job)

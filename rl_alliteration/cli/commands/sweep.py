@@ -1,0 +1,82 @@
+"""`rl-alliteration sweep`: run a sweep, or list its trials."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import ClassVar
+
+from rich.text import Text
+
+from rl_alliteration import terminal
+from rl_alliteration.analysis.summary import summarise
+from rl_alliteration.cli.commands import Command
+from rl_alliteration.cli.summaries import print_summaries, print_verdicts
+from rl_alliteration.config import ORIGINAL
+from rl_alliteration.names import update_words
+from rl_alliteration.terminal import Grid, Screen
+from rl_alliteration.tune import plan
+from rl_alliteration.tune.execution import Ended, Prepared, execute_sweep, prepare_sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCommand(plan.Sweep, Command):
+    __doc__ = plan.Sweep.__doc__
+
+    place: ClassVar[int] = 10
+
+    def run(self) -> int:
+        if not self.dry_run:
+            terminal.go_on_without_output()
+        console = Screen()
+        prepared = prepare_sweep(self, console)
+        if self.dry_run:
+            _print_plan(console, prepared)
+            return 0
+        return show_end(console, execute_sweep(prepared, console))
+
+
+def show_end(console: Screen, ended: Ended) -> int:
+    """Show what a run has left; its exit code.
+
+    Raises:
+        Failure: a trial failed.
+    """
+    summaries = summarise(ended.storage, ended.experiment)
+    print_summaries(console, summaries)
+    print_verdicts(console, ended.storage, summaries)
+    where = shlex.quote(str(ended.storage))
+    console.print()
+    console.say(f"Texts and numbers (Parquet): {ended.storage}/generations")
+    query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
+    console.say(f"Query them:  {query}")
+    chosen = f"--storage {where} --experiment {ended.experiment}"
+    console.say(f"See them:    rl-alliteration report {chosen} --output report.html")
+    console.say(f"Curves:      tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000")
+    if ended.outcome.stopped_by is not None:
+        console.say("Stopped. The same command goes on from here.")
+        return 128 + int(ended.outcome.stopped_by)
+    ended.check()
+    return 0
+
+
+def _print_plan(console: Screen, prepared: Prepared) -> None:
+    table = Grid(box=None, pad_edge=False)
+    for column in ("trial", "texts", "group", "learning rate", "reward", "update"):
+        table.add_column(column, justify="left" if column in ("trial", "reward", "update") else "right")
+    for trial in prepared.trials:
+        config = trial.config
+        table.add_row(
+            Text(trial.trial_id, no_wrap=True), f"{trial.max_generations:,}", str(config.group_size),
+            f"{config.learning_rate:g}", Text(config.reward),
+            "–" if config.algorithm == ORIGINAL else update_words(config),
+        )  # fmt: skip
+    console.print(table)
+    parameters = sum(p.numel() for p in prepared.loaded.model.parameters())
+    texts = sum(trial.max_generations for trial in prepared.trials)
+    # Of each trial the two newest checkpoints and that of its end; the original needs none.
+    bytes_needed = texts * _BYTES_PER_TEXT + (len(prepared.trials) - 1) * 3 * 4 * parameters
+    console.say(f"{len(prepared.trials)} trials, {texts:,} texts, about {bytes_needed / 1e6:,.0f} MB on disk")
+
+
+_BYTES_PER_TEXT = 1_300  # measured: Parquet, checksums and TensorBoard of 100-token texts

@@ -1,0 +1,121 @@
+"""Summaries of trials for a terminal, and texts in which what alliterates stands out."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from rl_alliteration.analysis.alliteration import alliterating_runs
+from rl_alliteration.analysis.summary import LAST, TrialSummary
+from rl_alliteration.analysis.verdict import Verdict, verdicts
+from rl_alliteration.results import schema
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.terminal import Grid, Screen, one_line, printable
+
+
+def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
+    """A row for each trial; where the terminal is narrow, two lines."""
+    table = Grid(title=f"Over the last {LAST} texts of each trial", box=None, pad_edge=False, title_justify="left")
+    if console.width < 100:  # a table would lose what matters
+        for summary in summaries:
+            line = (
+                f"{summary.experiment} {summary.name}: {_status_of(summary)}, "
+                f"{summary.generations}/{summary.max_generations} texts, reward {summary.raw_reward:.2f}, "
+                f"KL {-summary.kl_penalty:z.2f}, variety {_variety(summary)}, repetition {summary.repetition:.2f}"
+            )
+            console.print(Text(one_line(line)))
+            last = Text(one_line(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
+            console.print(last)
+        return
+    several = len({summary.experiment for summary in summaries}) > 1
+    for column in (
+        *(["experiment"] if several else []),
+        *("trial", "status", "texts", "reward", "KL", "variety", "repetition", "last text"),
+    ):
+        left = column in ("experiment", "trial", "status", "last text")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "last text")
+    for summary in summaries:
+        cells = [
+            summary.name,
+            _status_of(summary),
+            f"{summary.generations}/{summary.max_generations}",
+            f"{summary.raw_reward:.2f}",
+            f"{-summary.kl_penalty:z.2f}",
+            _variety(summary),
+            f"{summary.repetition:.2f}",
+        ]
+        last = Text(summary.error) if summary.error else highlighted(summary.last_text, limit=140)
+        table.add_row(*([summary.experiment] if several else []), *cells, last)
+    console.print(table)
+
+
+def print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialSummary]) -> None:
+    """A line where trials end below the unmodified model by their own objective, one where none ends above it."""
+    judged = verdicts(storage, summaries)
+    for verdict in judged:
+        about = f"{verdict.experiment}, {verdict.reward_function}: " if len(judged) > 1 else ""
+        for line in _told(verdict, shlex.quote(str(storage))):
+            console.say(f"{about}{line}")
+
+
+def _told(verdict: Verdict, storage: str) -> list[str]:
+    """Each with what to try next."""
+    nothing = f"the unmodified model's {verdict.nothing.objective:.2f}"
+    count = len(verdict.trials)
+    largest = max(trial.beta for trial in verdict.trials)
+    lines = []
+    if verdict.below:
+        worst = verdict.below[0]
+        lines.append(
+            f"Below doing nothing: {len(verdict.below)} of {count} trials have an objective under {nothing}, beyond "
+            f"noise, the lowest {worst.name} with {worst.objective:.2f}. Try the same command with "
+            f"{_gentler(verdict.below)}--learning-rate {min(trial.learning_rate for trial in verdict.below) / 2:g}"
+        )
+    if not verdict.above:
+        betas = f"--beta {largest:g} {4 * largest:g}" if largest > 0 else "--preset frontier"
+        name = f"{verdict.experiment[:_EXPERIMENT]}_search"
+        lines.append(
+            f"Nothing beats the original: of {count} trials none has an objective above {nothing} beyond noise. Try: "
+            f"rl-alliteration search --storage {storage} --experiment {name} {betas}"
+        )
+    return lines
+
+
+def _gentler(below: Sequence[TrialSummary]) -> str:
+    """What holds trials nearer to the original, as flags; empty for those that have nothing to hold them."""
+    targets = [trial.target_kl for trial in below if trial.target_kl is not None]
+    beta = max((trial.beta for trial in below if trial.target_kl is None), default=0.0)
+    if beta > 0:
+        return f"--beta {2 * beta:g} or "
+    return f"--target-kl {min(targets) / 2:g} or " if targets else ""
+
+
+_EXPERIMENT = 57  # of 64 characters, so that there is room for what is added
+
+
+def _status_of(summary: TrialSummary) -> str:
+    """With what stopped it: `stopped (collapse)`."""
+    shown = summary.status == schema.STOPPED and summary.reason
+    return f"{summary.status} ({summary.reason})" if shown else summary.status
+
+
+def _variety(summary: TrialSummary) -> str:
+    """In several prompts' texts, also of the pairs that share a prompt and of those that do not."""
+    if math.isnan(summary.variety_across):
+        return f"{summary.variety:.2f}"
+    return f"{summary.variety:.2f} (within a prompt {summary.variety_within:.2f}, across {summary.variety_across:.2f})"
+
+
+def highlighted(text: str, limit: int | None = None) -> Text:
+    """A generated text for a terminal: alliterating runs stand out, markup is not interpreted."""
+    text = printable(text)
+    if limit is not None:
+        text = " ".join(text.split())
+        text = text if len(text) <= limit else text[: limit - 1] + "…"
+    shown = Text(text)
+    for start, end in alliterating_runs(text):
+        shown.stylize("bold yellow", start, end)
+    return shown

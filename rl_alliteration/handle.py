@@ -1,0 +1,185 @@
+"""Results as a person works with them in Python: tables, texts, figures, the model to keep."""
+
+from __future__ import annotations
+
+import html
+import os
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from rl_alliteration.analysis.frontier import Recommendation, recommended
+from rl_alliteration.analysis.measure import measure
+from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS
+from rl_alliteration.analysis.summary import summarise
+from rl_alliteration.analysis.table import VIEWS, windows_table
+from rl_alliteration.analysis.types import WINDOW, Analysis
+from rl_alliteration.errors import UserError
+from rl_alliteration.results import reader
+from rl_alliteration.results.storage import Storage, open_storage
+from rl_alliteration.terminal import one_line
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+    from rl_alliteration.report.base import Figure
+
+
+def open_results(storage: str | os.PathLike[str], experiment: str | None = None) -> Results:
+    """Open results; also while a sweep writes them.
+
+    Args:
+        storage: folder or URI of the results.
+        experiment: only this one. Default: all.
+
+    Raises:
+        UserError: there are none.
+    """
+    opened = open_storage(os.fspath(storage))
+    reader.trial_ids(opened, experiment)
+    return Results(opened, experiment)
+
+
+class Results:
+    """Results of an experiment, or of all in a storage. Each call reads what is there by then.
+
+    Tables are `pyarrow.Table`: `table.to_pandas()` and `polars.from_arrow(table)` make data frames of them.
+    """
+
+    def __init__(self, storage: Storage, experiment: str | None) -> None:
+        """See `open_results`."""
+        self.storage = str(storage)
+        self.experiment = experiment
+        self._storage = storage
+
+    def generations(self) -> pa.Table:
+        """One row a text, by trial and generation."""
+        return self._view("generations", "generation")
+
+    def steps(self) -> pa.Table:
+        """One row an update, by trial and generation; cross-entropies and KL in nats."""
+        return self._view("steps", "generation")
+
+    def trials(self) -> pa.Table:
+        """One row a trial: its newest state and its hyperparameters."""
+        return self._view("trials", "trial_id")
+
+    def windows(self, window: int = WINDOW) -> pa.Table:
+        """One row for each `window` generations of a trial: reward, KL, variety, repetition, whether it has collapsed.
+
+        Raises:
+            UserError: the window has fewer than 10 generations.
+        """
+        return windows_table(self._analysis(window))
+
+    def query(self, sql: str) -> pa.Table:
+        """The answer to one SELECT over the whole storage's views generations, steps, trials, trial_events, windows.
+
+        Raises:
+            UserError: the SQL is wrong, or does more than read.
+        """
+        return reader.query_table(self._storage, sql, VIEWS)
+
+    def texts(self, trial: str, around: int | None = None, number: int = 10) -> pa.Table:
+        """The texts of a trial that are nearest to a generation: one row a text, by generation.
+
+        Args:
+            trial: its id.
+            around: the generation. Default: the last.
+            number: how many.
+
+        Raises:
+            UserError: there is no such trial.
+        """
+        known = {trial_id: name for name, trial_id in reader.trial_ids(self._storage, self.experiment)}
+        if trial not in known:
+            raise UserError(f"trial: {trial!r} is not in {self.storage!r}; there is: {', '.join(known)}")
+        nearest = """
+            SELECT * FROM (
+                SELECT * FROM generations WHERE experiment = $experiment AND trial_id = $trial
+                ORDER BY abs(generation - $around), generation LIMIT $number
+            ) ORDER BY generation
+        """
+        values = {
+            "experiment": known[trial],
+            "trial": trial,
+            "around": 2**62 if around is None else around,
+            "number": number,
+        }
+        return reader.connect(self._storage).sql(nearest, params=values).to_arrow_table()
+
+    @property
+    def figures(self) -> list[str]:
+        """Names that `figure` takes."""
+        return [figure.key for figure in self._figures()]
+
+    def figure(self, name: str) -> plotly.graph_objects.Figure:
+        """A figure of the report; a notebook shows it.
+
+        Raises:
+            UserError: there is no such figure of these results.
+        """
+        from plotly.graph_objects import Figure
+
+        from rl_alliteration.report.drawing import to_plotly
+
+        found = {figure.key: figure for figure in self._figures()}
+        if name not in found:
+            raise UserError(f"figure: {name!r} is unknown; choose one of {', '.join(found)}")
+        return Figure(to_plotly(found[name])).update_layout(title=found[name].title)
+
+    def recommended(self, keep_variety: float = KEEP_VARIETY, keep_sense: float = SENSE_NATS) -> Recommendation:
+        """The model that alliterates most among those that keep variety and sense.
+
+        Args:
+            keep_variety: share of the original's variety that it keeps, 0 to 1.
+            keep_sense: nats that its texts' cross-entropy under the original model is off at most.
+
+        Raises:
+            UserError: a limit is not accepted.
+            Failure: no model keeps that much.
+        """
+        return recommended(self._analysis(), keep_variety, keep_sense)
+
+    def __repr__(self) -> str:
+        rows = self._summary()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([self._title(), *lines])
+
+    def _repr_html_(self) -> str:
+        head, *rows = [[html.escape(cell) for cell in row] for row in self._summary()]
+        table = [f"<tr><th>{'</th><th>'.join(head)}</th></tr>"]
+        table += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
+        return f"<p>{html.escape(self._title())}</p><table>{''.join(table)}</table>"
+
+    def _title(self) -> str:
+        return one_line(f"Results of {self.experiment or 'all experiments'} in {self.storage}")
+
+    def _summary(self) -> list[list[str]]:
+        """A heading, and a row for each trial; the numbers are means over its last 100 texts."""
+        heading = ["trial", "status", "texts", "reward", "KL", "variety"]
+        summaries = summarise(self._storage, self.experiment, wait=False)
+        numbers = [(s.raw_reward, -s.kl_penalty, s.variety) for s in summaries]
+        return [heading] + [
+            [one_line(s.trial_id), s.status, f"{s.generations}/{s.max_generations}", *(f"{x:z.2f}" for x in row)]
+            for s, row in zip(summaries, numbers, strict=True)
+        ]
+
+    def _view(self, name: str, order: str) -> pa.Table:
+        sql = f"""
+            SELECT * FROM {name} WHERE $experiment IS NULL OR experiment = $experiment
+            ORDER BY experiment, trial_id, {order}
+        """
+        return reader.connect(self._storage).sql(sql, params={"experiment": self.experiment}).to_arrow_table()
+
+    def _analysis(self, window: int = WINDOW) -> Analysis:
+        return measure(reader.connect(self._storage), self.experiment, window)
+
+    def _figures(self) -> list[Figure]:
+        from rl_alliteration.report.base import Shown
+        from rl_alliteration.report.sections import main_figures
+
+        found = reader.searched(self._storage, lambda damaged: None)  # `verify` says so
+        searches = {name for name in found if self.experiment in (None, name)}
+        return main_figures(Shown(self._analysis(), searches=searches))

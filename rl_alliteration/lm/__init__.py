@@ -1,0 +1,1 @@
+"""Language models: loading, the forward pass, sampling and scoring."""

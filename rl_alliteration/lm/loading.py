@@ -1,0 +1,297 @@
+"""Load a policy, its frozen reference and its tokenizer: a hub id, a folder, or a model shipped in the package."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from rl_alliteration.config import TrialConfig, fingerprint_tokenizer
+from rl_alliteration.errors import UserError
+from rl_alliteration.lm.architectures import architecture_of
+from rl_alliteration.lm.architectures.generic import TransformersForward
+from rl_alliteration.lm.checks import (
+    context_length,
+    exact_cache,
+    longest_readable,
+    not_as_configured,
+    not_causal,
+    not_finite,
+    tokens_beyond,
+)
+from rl_alliteration.lm.fingerprints import fingerprint_architecture, fingerprint_weights
+from rl_alliteration.lm.language_model import LanguageModel
+from rl_alliteration.lm.sources import commit_of, hub_is_out_of_reach, resolve_source
+from rl_alliteration.lm.user_cache import alone_in_user_cache
+
+
+class LoadedModel:
+    """The weights before RL, the tokenizer, and what a trial must know of both."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        pretrained_tokenizer: Any,
+        end_tokens: frozenset[int],
+        revision: str | None = None,
+    ) -> None:
+        self.name = name
+        self.model = model.requires_grad_(False)
+        self._references: dict[tuple[torch.device, torch.dtype], LanguageModel] = {}
+        self.pretrained_tokenizer = pretrained_tokenizer
+        """As transformers has it: to be saved beside an exported model."""
+        self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
+        self.end_tokens = end_tokens
+        """Ids that end a text; empty if the model has none."""
+        self.revision = revision
+        """The commit that a hub's model was resolved to; None for a folder's."""
+        self.weights_fingerprint = fingerprint_weights(model)
+        self.architecture_fingerprint = fingerprint_architecture(model)
+        self.tokenizer_fingerprint = fingerprint_tokenizer(
+            self.tokenizer.to_str(), end_tokens, splits_special=self.tokenizer.encode_special_tokens
+        )
+
+    def differs(self, config: TrialConfig) -> str | None:
+        """What of this model is not what the trial was planned with; None if all is.
+
+        Trials of earlier versions say nothing of the configuration.
+        """
+        if self.weights_fingerprint != config.weights:
+            return "its weights differ"
+        if config.architecture not in ("", self.architecture_fingerprint):
+            return "its config.json differs"
+        if self.tokenizer_fingerprint != config.tokenizer:
+            return "its tokenizer or end tokens differ"
+        return None
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model is made for; None if its configuration does not say."""
+        return context_length(self.model.config)
+
+    def longest(self, length: int) -> int:
+        """`length`, or less: so many tokens the model can read, by its configuration and by trying."""
+        return longest_readable(TransformersForward(self.model, self.model.dtype), self.model, length)
+
+    def fails_in(self, dtype: str) -> str | None:
+        """Why the model cannot be sampled in a precision, which its own code may not be made for; None if it can."""
+        precision = getattr(torch, dtype)
+        if self.has_fast_path or precision == self.model.dtype:
+            return None
+        forward = TransformersForward(self.model, precision, self.cache)
+        try:
+            forward.start(torch.zeros(2, dtype=torch.long), 2, 4)
+            forward.advance(torch.zeros(2, dtype=torch.long))
+            with torch.no_grad():
+                forward.logits(torch.zeros(2, 3, dtype=torch.long))
+        except Exception as error:  # each architecture has its own
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return None
+
+    @functools.cached_property
+    def cache(self) -> str | None:
+        """The model's name for a cache that gives the numbers of scoring anew; None if there is none."""
+        return exact_cache(TransformersForward(self.model, self.model.dtype), self.model)
+
+    @property
+    def has_fast_path(self) -> bool:
+        """Whether the architecture has code of its own here."""
+        return architecture_of(self.model) is not None
+
+    def policy(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+        """A fresh copy of the weights, to be trained; `dtype` as in `LanguageModel`."""
+        return self._ready(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype)
+
+    def reference(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+        """The frozen weights, once for all trials: these themselves on a CPU, a copy on another device."""
+        kept = (torch.device(device), dtype or self.model.dtype)
+        if kept not in self._references:
+            frozen = self.model if kept[0].type == "cpu" else copy.deepcopy(self.model).to(device)
+            self._references[kept] = self._ready(frozen, dtype)
+        return self._references[kept]
+
+    def _ready(self, model: Any, dtype: torch.dtype | None) -> LanguageModel:
+        return LanguageModel(model, dtype, None if self.has_fast_path else self.cache)
+
+    @staticmethod
+    def fastest_dtype(*, gpu: bool) -> str:
+        """`bfloat16` where the hardware computes it, else `float32`: of a GPU, if one is asked for or here."""
+        if gpu or torch.cuda.is_available():
+            return "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with what the tokenizer puts in front of a text.
+
+        What it puts after a text, such as [SEP] or an end token, is left out: what is sampled is to follow the prompt.
+
+        Raises:
+            UserError: the prompt encodes to nothing, or cannot be encoded.
+        """
+        try:
+            encoding = self.tokenizer.encode(prompt)
+        except Exception as error:  # no UTF-8, or the tokenizer has no token for what it does not know
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"--prompt: {prompt!r} cannot be encoded ({reason}); give a text of UTF-8") from error
+        ids: list[int] = encoding.ids
+        added = encoding.special_tokens_mask  # 0 for what the user typed, were it "<|endoftext|>"
+        while ids and added[len(ids) - 1]:
+            ids.pop()
+        while len(ids) > 1 and ids[-1] in self.end_tokens:  # nothing would follow
+            ids.pop()
+        if not ids or not prompt:
+            raise UserError(f"--prompt: {prompt!r} encodes to no token; give at least one word")
+        return ids
+
+
+def load_model(name: str, *, tokenizer: str | None = None, revision: str | None = None) -> LoadedModel:
+    """Load weights (float32, on the CPU) and tokenizer.
+
+    Args:
+        name: a shipped model, a folder, or a hub id.
+        tokenizer: the same for the tokenizer; default: the model's own.
+        revision: a hub revision of the model.
+
+    Raises:
+        UserError: there is no such model or tokenizer, or no hub within reach.
+    """
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask the hub in the background
+    source = resolve_source(name, "--model")
+    if Path(source).is_dir():
+        return _load(name, source, tokenizer, revision, offline=False)
+    # A commit never changes: what a node has of it needs no hub, and one process fetches it for all of its node.
+    fixed = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+    for locked in (False, True):
+        with alone_in_user_cache(source) if locked else contextlib.nullcontext():
+            if fixed:
+                with contextlib.suppress(UserError):
+                    return _load(name, source, tokenizer, revision, offline=True)
+            if locked:
+                return _load(name, source, tokenizer, revision, offline=hub_is_out_of_reach(source))
+    raise AssertionError
+
+
+def _load(name: str, source: str, tokenizer: str | None, revision: str | None, *, offline: bool) -> LoadedModel:
+    from transformers import AutoTokenizer
+
+    with _told_in_one_line("--model", name, offline), _transformers_quiet():
+        model = _load_weights(source, revision or "main", offline)
+    tokenizer_name = name if tokenizer is None else tokenizer
+    tokenizer_source = resolve_source(tokenizer_name, "--tokenizer")
+    offline = offline or (tokenizer is not None and hub_is_out_of_reach(tokenizer_source))
+    with _told_in_one_line("--tokenizer", tokenizer_name, offline), _transformers_quiet():
+        loaded = AutoTokenizer.from_pretrained(
+            tokenizer_source,
+            revision=None if tokenizer else revision,
+            trust_remote_code=False,
+            local_files_only=offline,
+        )
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"--tokenizer: {tokenizer_name!r} has no fast tokenizer; give one with a tokenizer.json")
+    _prepare_tokenizer(loaded)
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    end = model.config.eos_token_id if end is None else end
+    end = loaded.eos_token_id if end is None else end
+    ends = list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
+    forward = TransformersForward(model, model.dtype)
+    try:
+        problem = not_causal(forward, model)
+    except Exception as error:  # each architecture that wants more than tokens has its own
+        reason = " ".join(str(error).split())[:200]
+        problem = f"it cannot read a text of token ids alone ({type(error).__name__}: {reason})"
+    if problem is not None:
+        raise UserError(f"--model: {name!r} cannot be used: {problem}; give a causal language model")
+    with _told_in_one_line("--tokenizer", tokenizer_name, offline=False):
+        problem = tokens_beyond(forward, model, backend, ends)
+    if problem is not None:
+        raise UserError(f"--tokenizer: {tokenizer_name!r} {problem}")
+    return LoadedModel(name, model, loaded, frozenset(ends), commit_of(source, revision))
+
+
+def _load_weights(source: str, revision: str, offline: bool) -> Any:
+    """The model, in evaluation mode, if its files are those of a whole causal language model.
+
+    Raises:
+        UserError: they are not, without the model's name.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    where = {"revision": revision, "trust_remote_code": False, "local_files_only": offline}
+    config: Any = AutoConfig.from_pretrained(source, **where)
+    if config.is_encoder_decoder:
+        raise UserError(f"{config.model_type} is an encoder-decoder model; give a causal language model")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{config.model_type} is no causal language model; give one")
+    if getattr(config, "quantization_config", None):
+        raise UserError("its weights are quantized, which cannot be trained; give the model as it was before")
+    for part in (config, config.get_text_config(decoder=True)):  # what changes no number is ours to choose
+        part.output_attentions = part.output_hidden_states = False
+        part.return_dict = True
+        part._attn_implementation = part._experts_implementation = None
+        if part.model_type == "rwkv":
+            part.rescale_every = 0  # in evaluation mode it would change its weights, and give the same numbers
+    loading: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        config=config,
+        dtype=torch.float32,
+        weights_only=True,  # of a .bin, where there is no safetensors file: nothing else is unpickled
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
+        **where,
+    )
+    model, report = loading
+    problem = not_as_configured(model, report) or not_finite(model)
+    if problem is not None:
+        raise UserError(problem)
+    return model.eval()
+
+
+def _prepare_tokenizer(pretrained: Any) -> None:
+    """Turn off what a file may set for batches or for training: a prompt is one text, the same each time."""
+    backend = pretrained.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    if getattr(backend.model, "dropout", None) is not None:
+        backend.model.dropout = None  # of merges, at random
+    backend.encode_special_tokens = bool(getattr(pretrained, "split_special_tokens", False))
+
+
+@contextlib.contextmanager
+def _transformers_quiet() -> Iterator[None]:
+    """Without its progress bars, and without its report of tensors: what matters of that is told in one line."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _told_in_one_line(field: str, name: str, offline: bool) -> Iterator[None]:
+    """One line instead of a traceback for what cannot be loaded."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{field}: {name!r} cannot be used: {error}") from error
+    except Exception as error:  # a broken file raises whatever its format's reader raises
+        if offline:
+            raise UserError(
+                f"{field}: no model hub within reach, and {name!r} is not in its cache on this machine; "
+                "without a hub use --model storyteller or a folder"
+            ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{field}: {name!r} could not be loaded: {reason}") from error

@@ -1,0 +1,86 @@
+"""What a search found: trial by trial in the order in which they began, and by what it chose."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rl_alliteration.analysis.frontier import FrontierPoint, keeps
+from rl_alliteration.analysis.objective import SPENT
+from rl_alliteration.analysis.stopping import COLLAPSE, HALVING
+from rl_alliteration.analysis.types import Trial
+from rl_alliteration.report.base import BLUE, GOLD, GREEN, GREY, ORANGE, RED, Figure, Series, Shown, references
+
+_FATES = {
+    "finished": ("finished", GREEN),
+    HALVING: ("stopped: others did better", GREY),
+    COLLAPSE: ("stopped: collapsed", RED),
+    SPENT: ("stopped: variety or sense lost", ORANGE),
+}
+"""How a trial may end: in words, and its colour."""
+
+
+def search_figures(shown: Shown) -> list[Figure]:
+    """The figures of each experiment that a search has run in."""
+    found = []
+    for name in sorted(shown.searches):
+        trials = [trial for trial in shown.analysis.trained if trial.experiment == name]
+        points = [point for point in shown.points if point.trial.experiment == name]
+        figures = _of_one(points, trials, shown.keep_variety) if trials else []
+        if len(shown.searches) > 1:
+            figures = [dataclasses.replace(f, key=f"{f.key}_{name}", title=f"{f.title} ({name})") for f in figures]
+        found += figures
+    return found
+
+
+def _of_one(points: Sequence[FrontierPoint], trials: Sequence[Trial], keep_variety: float) -> list[Figure]:
+    ordered = sorted(trials, key=lambda trial: (trial.began, trial.trial_id))
+    best: dict[str, FrontierPoint] = {}
+    for point in points:
+        name = point.trial.name
+        if keeps(point, keep_variety) and (name not in best or point.alliteration > best[name].alliteration):
+            best[name] = point
+    scores = [best[trial.name].alliteration if trial.name in best else 0.0 for trial in ordered]
+    numbers = [float(number) for number in range(1, len(ordered) + 1)]
+    running = np.maximum.accumulate(scores).tolist() if scores else []
+    fates = [trial.reason if trial.status == "stopped" else trial.status for trial in ordered]
+    targets = [(trial.name, best[trial.name].first if trial.name in best else 0) for trial in ordered]
+
+    def by_fate(x: Sequence[float]) -> list[Series]:
+        found = []
+        for fate in dict.fromkeys(fates):
+            chosen = [index for index, other in enumerate(fates) if other == fate]
+            name, colour = _FATES.get(fate, (fate, BLUE))
+            found.append(
+                Series(
+                    name, [x[i] for i in chosen], [scores[i] for i in chosen], colour, "points",
+                    targets=[targets[i] for i in chosen],
+                )
+            )  # fmt: skip
+        return found
+
+    y_title = "alliterating pairs per 100 words"
+    what = (
+        "Alliteration of a trial's best window among those that keep variety and sense. Choose a point to read its "
+        "texts."
+    )
+    history = Figure(
+        "search_history", "The search, trial by trial", f"{what} The line: the best so far.",
+        "trial", y_title, [*by_fate(numbers), Series("best so far", numbers, running, GOLD)],
+        references(ordered, "alliteration"),
+    )  # fmt: skip
+    chosen: tuple[tuple[str, str, Callable[[Trial], float]], ...] = (
+        ("beta", "beta", lambda trial: trial.beta),
+        ("learning_rate", "learning rate", lambda trial: trial.learning_rate),
+    )
+    chosen_by = [
+        Figure(
+            f"search_{key}", f"The search, by {title}", what, title, y_title, by_fate([value(t) for t in ordered]),
+            references(ordered, "alliteration"), log_x=True,
+        )
+        for key, title, value in chosen
+        if len({value(trial) for trial in ordered}) > 1
+    ]  # fmt: skip
+    return [history, *chosen_by]

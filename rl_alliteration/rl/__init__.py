@@ -1,0 +1,1 @@
+"""The mathematics and the trainer. No files, no Ray."""

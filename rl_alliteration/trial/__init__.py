@@ -1,0 +1,1 @@
+"""One trial against a storage. No Ray."""

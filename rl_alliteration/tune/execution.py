@@ -1,0 +1,122 @@
+"""From a request to its outcome: check it, load the model, plan the trials, run what is missing of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from rl_alliteration.config import PlannedTrial
+from rl_alliteration.errors import Failure
+from rl_alliteration.results.storage import Storage, check_location, open_storage
+from rl_alliteration.terminal import Screen
+from rl_alliteration.tune import submission
+from rl_alliteration.tune.plan import Sweep, plan, resolve
+from rl_alliteration.tune.search import Search, resolve_search, sweep_of
+
+if TYPE_CHECKING:
+    from rl_alliteration.lm.loading import LoadedModel
+    from rl_alliteration.tune.driver import Outcome
+
+
+class TrialsFailed(Failure):
+    """Some trials of a run failed, or had diverged before; the others are as they should be."""
+
+    def __init__(self, errors: dict[str, str], trials: int) -> None:
+        """`errors`: by trial id, at least one; `trials`: how many there were."""
+        name, error = next(iter(errors.items()))
+        super().__init__(f"{len(errors)} of {trials} trials failed; {name}: {error}")
+        self.errors = errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A sweep that has passed every check that needs no cluster."""
+
+    sweep: Sweep
+    """Resolved."""
+    trials: list[PlannedTrial]
+    """The original first."""
+    loaded: LoadedModel
+    storage: Storage | None
+    """None for a dry run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What a run has come to."""
+
+    storage: Storage
+    experiment: str
+    outcome: Outcome
+    trials: int
+    """How many there were to be, those of earlier runs among them."""
+
+    def check(self) -> None:
+        """Whether every trial is as it should be.
+
+        Raises:
+            TrialsFailed: one is not.
+        """
+        if self.outcome.errors:
+            raise TrialsFailed(self.outcome.errors, self.trials)
+
+
+def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
+    """Check the sweep, load its model and plan its trials.
+
+    Raises:
+        UserError: a field is outside of what it accepts.
+    """
+    sweep = resolve(sweep)
+    check_location(sweep.storage)
+    if submission.runs_as_job():
+        submission.check_for_job(sweep)
+    storage = None if sweep.dry_run else open_storage(sweep.storage, create=True)
+    from rl_alliteration.lm.loading import load_model
+
+    loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
+    from rl_alliteration.tune.reward_parameters import with_reward_parameters
+
+    return Prepared(sweep, with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say), loaded, storage)
+
+
+def execute_sweep(prepared: Prepared, console: Screen) -> Ended:
+    """Run what is missing of the trials.
+
+    Raises:
+        UserError: the cluster cannot give what was asked for.
+        Failure: there is no such cluster, or another driver has the experiment.
+    """
+    sweep, storage, loaded = prepared.sweep, prepared.storage, prepared.loaded
+    assert storage is not None and sweep.experiment is not None
+    if not loaded.has_fast_path:
+        console.say(f"{loaded.model.config.model_type}: sampling and scoring by transformers' own code, slower")
+    submission.use_own_token(submission.ray_address(sweep))
+    from rl_alliteration.tune.driver import run_sweep
+
+    outcome = run_sweep(sweep, prepared.trials, loaded, storage, console)
+    return Ended(storage, sweep.experiment, outcome, len(prepared.trials))
+
+
+def execute_search(search: Search, console: Screen) -> Ended:
+    """Check the search, load its model, run what is missing.
+
+    Raises:
+        UserError: a field is outside of what it accepts, or the cluster cannot give what was asked for.
+        Failure: there is no such cluster, or another driver has the experiment.
+    """
+    search = resolve_search(search)
+    check_location(search.storage)
+    if submission.runs_as_job():
+        submission.check_for_job(sweep_of(search))
+    storage = open_storage(search.storage, create=True)
+    from rl_alliteration.lm.loading import load_model
+
+    loaded = load_model(search.model, tokenizer=search.tokenizer, revision=search.revision)
+    plan(sweep_of(search), loaded)  # whether prompt and length fit the model
+    assert search.experiment is not None
+    submission.use_own_token(submission.ray_address(sweep_of(search)))
+    from rl_alliteration.tune.driver import run_search
+
+    outcome = run_search(search, loaded, storage, console)
+    return Ended(storage, search.experiment, outcome, int(search.trials or 0))

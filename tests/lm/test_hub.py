@@ -1,0 +1,139 @@
+"""Hub models, from a hub of this machine's own: one download a node, the commit recorded, nothing unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from heads import ROOT
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LOAD = """
+import sys
+from rl_alliteration.errors import UserError
+from rl_alliteration.lm.loading import load_model
+try:
+    print(load_model("tiny/model", revision=sys.argv[1] if sys.argv[1:] else None).revision)
+except UserError as error:
+    print(error)
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves a folder as the model `tiny/model`, at one commit; remembers who fetched what."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.asked: list[tuple[str, str]] = []
+
+    @property
+    def downloads(self) -> list[str]:
+        return [path.rsplit("/", 1)[1] for method, path in self.asked if method == "GET" and "/resolve/" in path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.answer("HEAD")
+
+    def do_GET(self) -> None:
+        self.answer("GET")
+
+    def answer(self, method: str) -> None:
+        self.server.asked.append((method, self.path))
+        path = self.path.split("?")[0]
+        headers = {"X-Repo-Commit": COMMIT}
+        status, body = 404, b""
+        if path == "/":
+            status = 200
+        elif "/resolve/" in path:
+            file = self.server.folder / path.split("/resolve/")[1].split("/", 1)[1]
+            if file.is_file():
+                status, body = 200, file.read_bytes()
+                headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
+            else:
+                headers["X-Error-Code"] = "EntryNotFound"
+        elif path.startswith("/api/models/tiny/model"):
+            files = [{"type": "file", "rfilename": f.name, "path": f.name, "size": f.stat().st_size, "oid": "0" * 40}
+                     for f in self.server.folder.iterdir()]  # fmt: skip
+            tree = "/tree/" in path
+            status = 200
+            body = json.dumps(files if tree else {"id": "tiny/model", "sha": COMMIT, "siblings": files}).encode()
+            headers["Content-Type"] = "application/json"
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if method == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tiny_gpt_neo_folder: Path) -> Iterator[Hub]:
+    server = Hub(tiny_gpt_neo_folder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def load(hub: Hub, home: Path, *revision: str, processes: int = 1) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-c", LOAD, *revision]
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    ended = [process.communicate(timeout=120) for process in running]
+    return [out.strip() or err for out, err in ended]
+
+
+def test_a_node_fetches_a_model_once_and_then_asks_no_more(hub: Hub, tmp_path: Path) -> None:
+    assert load(hub, tmp_path, "main") == [COMMIT]  # the driver: the branch is resolved
+    assert hub.downloads.count("model.safetensors") == 1
+    hub.asked.clear()
+    other_node = tmp_path / "other"
+    assert load(hub, other_node, COMMIT, processes=2) == [COMMIT] * 2  # its trials, at once
+    assert hub.downloads.count("model.safetensors") == 1
+    hub.asked.clear()
+    assert load(hub, other_node, COMMIT) == [COMMIT]
+    assert hub.asked == []
+
+
+def test_a_bin_is_read_without_unpickling(hub: Hub, tmp_path: Path, tiny_gpt_neo_bin_folder: Path) -> None:
+    hub.folder = tiny_gpt_neo_bin_folder
+    assert load(hub, tmp_path / "a") == [COMMIT]
+    assert not [path for _, path in hub.asked if "discussions" in path or "convert" in path]  # no conversion asked for
+
+
+class Hostile:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch pwned",)
+
+
+def test_a_hostile_bin_is_refused_in_one_line(hub: Hub, tmp_path: Path, tiny_gpt_neo_bin_folder: Path) -> None:
+    import shutil
+
+    hub.folder = shutil.copytree(tiny_gpt_neo_bin_folder, tmp_path / "hostile")
+    (hub.folder / "pytorch_model.bin").write_bytes(pickle.dumps(Hostile()))
+    (said,) = load(hub, tmp_path / "cache")
+    assert said.startswith("--model: 'tiny/model' could not be loaded") and "\n" not in said
+    assert not list(Path.cwd().glob("pwned"))

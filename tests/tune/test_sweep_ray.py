@@ -1,0 +1,306 @@
+"""Real sweeps on a real Ray, by the real command line, at tiny size."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas
+import polars
+import pytest
+from commands import assert_verified, cli, command, flags, texts, wait_for_parts
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from rl_alliteration.analysis.stopping import EarlyStopping
+from rl_alliteration.config import TrialConfig
+from rl_alliteration.lm.loading import LoadedModel
+from rl_alliteration.results import reader, schema
+from rl_alliteration.results.storage import Storage
+from rl_alliteration.rl.advantages import get_algorithm
+from rl_alliteration.rl.rewards import Reward
+from rl_alliteration.rl.trainer import Trainer
+
+pytestmark = pytest.mark.ray
+
+LONG = 1200  # texts of a trial that is still running when something happens to it
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny_gpt_neo_folder: Path) -> Path:
+    """Of a Ray of its own, on both cores of this machine."""
+    storage = tmp_path_factory.mktemp("swept")
+    grid = ("--algorithm", "rloo", "reinforce", "--beta", "0", "40", "--max-generations", "16")
+    done = cli(*flags(tiny_gpt_neo_folder, storage, *grid, "--checkpoint-every", "8", "--original-texts", "40"))
+    assert done.returncode == 0, done.stderr
+    assert "Over the last 100 texts" in done.stdout
+    assert done.stdout.count("finished") == 5
+    assert done.stderr == ""
+    return storage
+
+
+def test_a_sweep_leaves_every_text_of_every_trial(swept: Path) -> None:
+    assert_verified(swept)
+    counts = reader.run_query(
+        Storage(swept),
+        "SELECT algorithm, beta, count(*), count(DISTINCT generation), min(generation), max(generation) "
+        "FROM generations GROUP BY ALL ORDER BY ALL",
+    )[1]
+    assert counts == [
+        ("original", 0.0, 40, 40, 0, 39),
+        ("reinforce", 0.0, 16, 16, 0, 15),
+        ("reinforce", 40.0, 16, 16, 0, 15),
+        ("rloo", 0.0, 16, 16, 0, 15),
+        ("rloo", 40.0, 16, 16, 0, 15),
+    ]
+
+
+def test_every_reader_sees_the_same_schema_and_numbers(swept: Path) -> None:
+    pattern = f"{swept}/generations/*/*/part-*.parquet"
+    relation = duckdb.sql(
+        f"SELECT algorithm, beta, avg(raw_reward) FROM read_parquet('{pattern}', hive_partitioning=true) "
+        "GROUP BY ALL ORDER BY ALL"
+    )
+    assert relation is not None
+    by_duckdb = relation.fetchall()
+    frame = pandas.read_parquet(f"{swept}/generations")
+    by_pandas = frame.groupby(["algorithm", "beta"])["raw_reward"].mean().reset_index()
+    lazy = polars.read_parquet(pattern, hive_partitioning=True)
+    by_polars = lazy.group_by("algorithm", "beta").agg(polars.col("raw_reward").mean()).sort("algorithm", "beta")
+    assert [tuple(row) for row in by_pandas.to_numpy()] == by_duckdb == by_polars.rows()
+    assert set(frame.columns) == {*schema.arrow("generations").names, "experiment", "trial_id"}
+    assert lazy.schema["beta"] == polars.Float64
+    assert lazy.schema["token_ids"] == polars.List(polars.Int32)
+    for dataset in ("steps", "trials"):
+        assert set(pandas.read_parquet(f"{swept}/{dataset}").columns) >= set(schema.arrow(dataset).names)
+
+
+def test_tensorboard_has_a_point_a_text(swept: Path) -> None:
+    folder = next((swept / "tensorboard" / "tiny").glob("rloo-beta40*"))
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    for tag in ("raw_reward", "kl_penalty", "scaled_kl_penalty", "lm_cross_entropy", "reward", "advantage"):
+        assert [point.step for point in events.Tensors(tag)] == list(range(16))
+    assert [point.step for point in events.Tensors("text")] == [0, 4, 8, 12]
+    assert "_hparams_/session_start_info" in events.Tags()["tensors"]
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_the_same_command_again_computes_nothing_and_a_longer_one_extends(
+    swept: Path, tmp_path_factory: pytest.TempPathFactory, tiny_gpt_neo_folder: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in swept.glob("generations/**/part-*")}
+    grid = ("--algorithm", "rloo", "reinforce", "--original-texts", "40", "--max-generations")
+    again = cli(*flags(tiny_gpt_neo_folder, swept, "--beta", "0", "40", *grid, "16"))
+    assert again.returncode == 0
+    assert again.stdout.count("finished, left as it is") == 5
+    more = ("--beta", "40", "--seed", "0", "1", *grid, "28")
+    longer = cli(*flags(tiny_gpt_neo_folder, swept, *more))
+    assert longer.returncode == 0, longer.stderr
+    assert longer.stdout.count("to be extended") == 2
+    assert longer.stdout.count("to be started") == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert_verified(swept)
+    at_once = tmp_path_factory.mktemp("at_once")
+    assert cli(*flags(tiny_gpt_neo_folder, at_once, *more)).returncode == 0
+    trials = {row[0] for row in texts(at_once)}
+    assert len(trials) == 5
+    assert [row for row in texts(swept) if row[0] in trials] == texts(at_once)
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_another_architecture_is_swept_too_and_said_to_be_slower(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    few = ("--max-generations", "8", "--original-texts", "40")
+    done = cli(*flags(tiny_llama_folder, tmp_path, "--beta", "1", *few, "--dtype", "bfloat16"))
+    assert done.returncode == 0, done.stderr
+    assert "llama: sampling and scoring by transformers' own code, slower" in done.stdout
+    assert_verified(tmp_path)
+    ((trial_id,),) = reader.run_query(Storage(tmp_path), "SELECT trial_id FROM trials WHERE algorithm = 'rloo'")[1]
+    where = ("--storage", str(tmp_path), "--experiment", "tiny", "--trial", trial_id)
+    assert cli("sample", *where, "--generation", "4").returncode == 0, "replayed outside of Ray, row by row"
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_users_own_reward_and_algorithm_work_from_a_script(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
+    script = tmp_path / "own.py"
+    few = ("--max-generations", "8", "--original-texts", "40")
+    arguments = flags(tiny_gpt_neo_folder, tmp_path / "results", "--beta", "0", *few)
+    script.write_text(
+        "from rl_alliteration.rl.advantages import algorithm\n"
+        "from rl_alliteration.cli.main import main\n"
+        "from rl_alliteration.rl.rewards import reward\n"
+        "@reward('vowels')\n"
+        "def vowels(text):\n    return float(sum(c in 'aeiou' for c in text))\n"
+        "@algorithm('centred', group_size=4, least_group_size=2)\n"
+        "def centred(rewards):\n    return rewards - rewards.mean()\n"
+        f"main({[*arguments, '--reward', 'vowels', '--algorithm', 'centred']!r})\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = reader.run_query(
+        Storage(tmp_path / "results"), "SELECT text, raw_reward FROM generations WHERE algorithm = 'centred'"
+    )[1]
+    assert len(rows) == 8
+    assert all(raw == sum(c in "aeiou" for c in text) for text, raw in rows)
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(
+    tmp_path: Path, tiny_gpt_neo_folder: Path, tiny_gpt_neo: LoadedModel, make_config: Callable[..., TrialConfig]
+) -> None:
+    # The text that it fails on: the trial's tenth.
+    config = make_config(tiny_gpt_neo, beta=0, learning_rate=0.01, max_length=16)
+    lengths = Reward("lengths", lambda text: 100 * len(text))
+    trainer = Trainer(config, tiny_gpt_neo, lengths, get_algorithm("rloo"))
+    tenth = [row["text"] for _ in range(3) for row in trainer.step().texts][9]
+    module = tmp_path / "mine.py"  # in the folder that the command is run in, which the actors need not know
+    expression = ("--reward", "100*mine:breaks + alliteration - alliteration")
+    few = ("--max-generations", "12", "--original-texts", "40")
+    arguments = flags(tiny_gpt_neo_folder, tmp_path / "results", "--beta", "0", *few, *expression)
+
+    def sweep(body: str) -> subprocess.CompletedProcess[str]:
+        module.write_text(f"import math\ndef breaks(text):\n    return {body}\n")
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def trained(columns: str, view: str) -> list[tuple[Any, ...]]:
+        sql = f"SELECT {columns} FROM {view} WHERE algorithm = 'rloo' ORDER BY ALL"
+        return reader.run_query(Storage(tmp_path / "results"), sql)[1]
+
+    done = sweep(f"math.nan if text == {tenth!r} else len(text)")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "the reward '100*mine:breaks' gave nan, not a finite number, on the text 'Once upon a time" in last
+    assert "Traceback" not in done.stderr
+    assert trained("status, reason, generations", "trials") == [("failed", "diverged", 8)]
+    before = trained("generation, text", "generations")
+    assert len(before) == 8
+    assert sweep("len(text)").returncode == 1  # one that diverged is left alone
+    arguments.append("--retry-failed")
+    done = sweep("len(text)")
+    assert done.returncode == 0, done.stderr
+    assert trained("status, generations", "trials") == [("finished", 12)]
+    assert trained("generation, text", "generations")[:8] == before
+    assert all(raw == 100 * len(text) for text, raw in trained("text, raw_reward", "generations"))
+    assert_verified(tmp_path / "results")
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
+    # REINFORCE has no baseline: with a reward above 0 it fixates on a text within 300 or 400.
+    (tmp_path / "mine.py").write_text("def words(text):\n    return len(text.split())\n")
+    storage = tmp_path / "results"
+    arguments = flags(tiny_gpt_neo_folder, storage, "--algorithm", "reinforce", "--beta", "0", "--reward", "mine:words")
+    arguments += ["--max-generations", "600", "--checkpoint-every", "100", "--original-texts", "40"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def sweep(*more: str) -> str:
+        done = subprocess.run(
+            command(*arguments, *more), cwd=tmp_path, env=environment,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def standing() -> list[tuple[Any, ...]]:
+        sql = "SELECT status, reason, generations FROM trials WHERE algorithm = 'reinforce'"
+        return reader.run_query(Storage(storage), sql)[1]
+
+    assert "stopped (collapse)" in sweep("--stop-on-collapse")
+    sql = "SELECT text, reward FROM generations WHERE algorithm = 'reinforce' ORDER BY generation"
+    watch, end = EarlyStopping(("collapse",)), 0
+    for end, (text, reward) in enumerate(reader.run_query(Storage(storage), sql)[1], 1):  # noqa: B007
+        assert not watch.reason
+        watch.add([{"text": text, "reward": reward}])
+    assert watch.reason == "collapse" and end < 600  # at the first text that gives the reason
+    assert standing() == [("stopped", "collapse", end)]
+    kept = sorted(path.name for path in storage.glob("checkpoints/tiny/reinforce*/*"))
+    assert kept == [f"generation-{place:08}" for place in range(100, end + 1, 100)]
+    before = texts(storage)
+    assert "stopped by its own texts, left as it is" in sweep("--stop-on-collapse")
+    assert texts(storage) == before
+    sweep()
+    assert standing() == [("finished", "", 600)]
+    after = texts(storage)
+    assert all(row in after for row in before)
+    assert_verified(storage)
+
+
+@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(
+    tmp_path: Path, tiny_gpt_neo_folder: Path, number: int, code: int
+) -> None:
+    storage = tmp_path / "results"
+    grid = ("--beta", "0", "1", "2", "--original-texts", "40", "--checkpoint-every", "200", "--max-generations")
+    driver = subprocess.Popen(
+        command(*flags(tiny_gpt_neo_folder, storage, *grid, str(LONG * 10))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_parts(storage, driver)
+    driver.send_signal(number)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == code, err
+    assert "The same command goes on from here" in out
+    sql = "SELECT status, reason FROM trials WHERE algorithm = 'rloo'"
+    states = reader.run_query(Storage(storage), sql)[1]
+    assert set(states) == {("stopped", signal.Signals(number).name)}
+    assert_verified(storage)
+    assert cli("status", "--storage", str(storage)).stdout.count("stopped") == 3
+
+
+def test_a_signal_to_the_whole_process_group_ends_the_driver_soon(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
+    # As `timeout` and batch systems send it: Ray's own processes get it too, and nothing is left to ask.
+    storage = tmp_path / "results"
+    grid = ("--beta", "0", "--original-texts", "40", "--checkpoint-every", "200", "--max-generations", str(LONG * 10))
+    driver = subprocess.Popen(
+        command(*flags(tiny_gpt_neo_folder, storage, *grid)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for_parts(storage, driver)
+    os.killpg(driver.pid, signal.SIGTERM)
+    out, err = driver.communicate(timeout=40)  # Ray by itself tries for a minute
+    assert driver.returncode == 143, err
+    assert "The same command goes on from here" in out
+    assert "Traceback" not in err
+    assert_verified(storage)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
+    started = time.monotonic()
+    done = cli(*flags(tiny_gpt_neo_folder, tmp_path, "--beta", "0", "--address", "127.0.0.1:1"))
+    assert done.returncode == 1 and time.monotonic() - started < 60
+    assert len(done.stderr.splitlines()) == 1 and "no Ray at '127.0.0.1:1'" in done.stderr
+
+
+@pytest.mark.chaos
+def test_a_killed_driver_leaves_a_stalled_sweep_that_goes_on(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
+    storage = tmp_path / "results"
+    grid = ("--beta", "0", "--original-texts", "40", "--checkpoint-every", "200", "--max-generations", str(LONG))
+    driver = subprocess.Popen(
+        command(*flags(tiny_gpt_neo_folder, storage, *grid)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    wait_for_parts(storage, driver)
+    driver.kill()
+    driver.wait()
+    told = cli("status", "--storage", str(storage)).stdout  # the original may have ended before the first part
+    assert "stalled" in told
+    assert "running" not in told
+    done = cli(*flags(tiny_gpt_neo_folder, storage, *grid))
+    assert done.returncode == 0, done.stderr
+    assert "to be continued" in done.stdout
+    assert_verified(storage)
