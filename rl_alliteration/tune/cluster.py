@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,14 +18,14 @@ from rich.console import Console
 
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.tune.own_ray import own_ray
+from rl_alliteration.tune.own_ray import core_processes, lives, own_ray
 from rl_alliteration.tune.plan import Sweep, gpus_asked
 from rl_alliteration.tune.signals import StopRequest
 from rl_alliteration.tune.submission import TOKEN_HELP
 
 _PROBE_SECONDS = 60.0
-
-
+_LOOK_SECONDS = 0.01
+_REACH_EVERY_SECONDS = 1.0
 _REACH_SECONDS = 5.0
 _MISSES = 3
 
@@ -133,20 +134,32 @@ def ending_with_ray(stop: StopRequest, console: Console) -> Iterator[None]:
     any kill; the lease of a process that is gone is nobody's.
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    core = core_processes()
     over = threading.Event()
 
-    def watch() -> None:
-        missed = 0
+    def lost() -> bool:
+        """Whether Ray has ended, once that is seen; False if it has not when this process is done."""
+        missed, looked = 0, time.monotonic()
         while missed < _MISSES:
-            if over.wait(1.0):
-                return
+            if over.wait(_LOOK_SECONDS):
+                return False
+            if stop.arrived is not None and not all(map(lives, core)):
+                return True  # the signal was for all of them: soon Ray ends this process without a word
+            if time.monotonic() - looked < _REACH_EVERY_SECONDS:
+                continue
+            looked = time.monotonic()
             try:
                 socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
                 missed = 0
             except OSError:
                 missed += 1
-        console.show_cursor()
+        return True
+
+    def watch() -> None:
+        if not lost():
+            return
         arrived = stop.arrived
+        console.show_cursor()
         told = "Stopped" if arrived is not None else "Ray has ended"
         console.print(f"{told}. The same command goes on from here.")
         os._exit(1 if arrived is None else 128 + arrived)

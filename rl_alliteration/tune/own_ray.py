@@ -104,7 +104,7 @@ def _watch_core(over: threading.Event, folder: Path) -> None:
     while not over.wait(_LOOK_SECONDS):
         with contextlib.suppress(psutil.Error):
             seen |= {child.pid: child for child in psutil.Process().children() if child.name() in _CORE}
-        dead = [child for child in seen.values() if not _lives(child)]
+        dead = [child for child in seen.values() if not lives(child)]
         if dead and not over.wait(_GRACE_SECONDS):  # Ray may say it better
             line = (
                 f"{_NOT_STARTED}: one of its processes has died; its logs are in {folder}; run the same command again"
@@ -113,7 +113,20 @@ def _watch_core(over: threading.Event, folder: Path) -> None:
             os._exit(1)
 
 
-def _lives(process: Any) -> bool:
+def core_processes() -> list[Any]:
+    """The processes that this one's own Ray consists of, workers aside: as `psutil.Process`."""
+    import psutil
+
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() in _CORE or any("/ray/" in word for word in child.cmdline()):
+                found.append(child)
+    return found
+
+
+def lives(process: Any) -> bool:
+    """Whether a `psutil.Process` has not ended."""
     import psutil
 
     with contextlib.suppress(psutil.Error):

@@ -21,6 +21,7 @@ class StopRequest:
         self.since = 0.0
         self._announce = announce
         self._noted: int | None = None
+        self._early: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -51,11 +52,13 @@ class StopRequest:
     @property
     def arrived(self) -> int | None:
         """The signal, also one whose handler has had no turn yet."""
-        if self.signal is None and self._noted is not None:
+        if self.signal is not None:
+            return self.signal
+        if self._early is None and self._noted is not None:
             with contextlib.suppress(BlockingIOError):
                 noted = os.read(self._noted, 64)
-                return next((number for number in noted if number in (signal.SIGINT, signal.SIGTERM)), None)
-        return self.signal
+                self._early = next((number for number in noted if number in (signal.SIGINT, signal.SIGTERM)), None)
+        return self._early
 
     @property
     def reason(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import http.server
-import os
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from commands import here
 from trials import EXPERIMENT, planned, rows, run_trial
 
 from rl_alliteration.config import TrialConfig
@@ -160,12 +160,12 @@ def test_a_store_that_stops_answering_is_a_failure(store: ObjectStorage, monkeyp
 def test_a_sweep_on_s3(server: str, tiny_gpt_neo_folder: Path, tmp_path: Path) -> None:
     location = f"s3://{BUCKET}/sweep"
     command = [
-        *(sys.executable, "-m", "rl_alliteration.cli", "sweep", "--experiment", "tiny", "--storage", location),
+        *("sweep", "--experiment", "tiny", "--storage", location),
         *("--model", str(tiny_gpt_neo_folder), "--max-length", "16", "--group-size", "4", "--beta", "0", "1"),
         *("--max-generations", "16", "--checkpoint-every", "8", "--original-texts", "40"),
     ]
     for told in ("to be started", "finished, left as it is"):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ.copy())
+        done = here(*command)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(told) == 3
     storage = open_storage(location)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 import time
@@ -36,6 +38,14 @@ def flags(model: Path, storage: Path, *more: str) -> list[str]:
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+
+
+def here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `cli`, in this process: it has imported what a new one spends seconds on."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main(arguments)
+    return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def texts(storage: Path) -> list[tuple[Any, ...]]:

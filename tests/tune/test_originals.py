@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import assert_verified, cli, flags, run
+from commands import assert_verified, flags, here, run
 from made_up import MadeUp, write_results
 from trials import EXPERIMENT, planned, rows, run_trial
 
@@ -228,7 +228,7 @@ def test_where_it_is_shorter_than_a_window_that_is_said_in_one_line(
 def test_two_experiments_sample_one_original_first(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
     def sweep(experiment: str, texts: int) -> str:
         grid = ("--beta", "0", "--max-generations", "8", "--original-texts", str(texts), "--experiment", experiment)
-        done = cli(*flags(tiny_gpt_neo_folder, tmp_path, *grid))
+        done = here(*flags(tiny_gpt_neo_folder, tmp_path, *grid))
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -340,25 +340,15 @@ def test_a_point_is_the_sweep_that_a_person_would_type() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("on_cluster")
 def test_a_search_by_the_command_line_and_more_of_it(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
-    from commands import assert_verified, cli
+    from commands import assert_verified, here
 
     flags = [
         *("search", "--experiment", "tiny", "--model", str(tiny_gpt_neo_folder), "--storage", str(tmp_path)),
         *("--beta", "1", "100", "--learning-rate", "1e-3", "1e-2", "--group-size", "10", "20", "--seed", "1"),
-        *(
-            "--max-length",
-            "8",
-            "--max-generations",
-            "300",
-            "--original-texts",
-            "100",
-            "--keep-variety",
-            "0.5",
-            "--keep-sense",
-            "5",
-        ),
+        *("--max-length", "8", "--max-generations", "300", "--original-texts", "100"),
+        *("--keep-variety", "0.5", "--keep-sense", "5"),
     ]
-    done = cli(*flags, "--trials", "3")
+    done = here(*flags, "--trials", "3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "search, 3 trials; 0 trials are there" in done.stdout
     assert "recommended: rloo-beta" in done.stdout.splitlines()[-1]
@@ -368,12 +358,12 @@ def test_a_search_by_the_command_line_and_more_of_it(tmp_path: Path, tiny_gpt_ne
     assert {status for _, status, _ in rows} <= {"finished", "stopped"}
     assert {reason for _, status, reason in rows if status == "stopped"} <= {"halving", "collapse", "spent"}
     assert_verified(tmp_path)
-    more = cli(*flags, "--trials", "4")
+    more = here(*flags, "--trials", "4")
     assert more.returncode == 0, more.stdout + more.stderr
     assert "search, 4 trials; 3 trials are there" in more.stdout
     after = connect(storage).execute("SELECT trial_id, status, reason FROM trials WHERE algorithm = 'rloo'").fetchall()
     assert len(after) == 4 and set(rows) <= set(after)  # nothing that had ended was run again
-    nothing = cli(*flags[:-4], "--keep-variety", "1", "--keep-sense", "0", "--trials", "3")
+    nothing = here(*flags[:-4], "--keep-variety", "1", "--keep-sense", "0", "--trials", "3")
     assert nothing.returncode == 0, nothing.stdout + nothing.stderr
     assert "windows keeps 100% of the original's variety" in " ".join(nothing.stdout.split())
     assert not list(tmp_path.rglob("searcher-state*"))
