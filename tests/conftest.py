@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+from heads import TOKEN, ray_head
+
+# One token for all: a process keeps the mode that it has imported Ray with, and the first token that it has seen.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from heads import ray_head
 from hypothesis import settings
 
 from rl_alliteration.config import TrialConfig
@@ -147,12 +149,12 @@ def tiny_llama(tiny_llama_folder: Path) -> LoadedModel:
 def cluster() -> Iterator[dict[str, str]]:
     """What a user of a small cluster has in the environment. Sweeps on it do not start a Ray each."""
     with ray_head(cpus=1) as head:
-        yield {"RAY_ADDRESS": head.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token}
+        yield {"RAY_ADDRESS": head.address}
 
 
 @pytest.fixture
 def on_cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of this test run on that cluster."""
+    """The commands of this test run on that cluster, in processes of their own or in this one."""
     for name, value in cluster.items():
         monkeypatch.setenv(name, value)
 

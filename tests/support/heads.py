@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+TOKEN = "0123456789abcdef" * 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,8 @@ class Head:
 def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
     """Start `ray start --head`, with `extra` in the environment; end it, by its own process group alone."""
     home = Path(tempfile.mkdtemp(prefix="h-"))  # short: a socket's path has at most 107 characters
-    token = "0123456789abcdef" * 4
     (home / ".ray").mkdir()
-    (home / ".ray" / "auth_token").write_text(token)
+    (home / ".ray" / "auth_token").write_text(TOKEN)
     ports = dict(zip(("gcs", "dashboard", "metrics", "agent"), free_ports(4), strict=True))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -66,8 +66,8 @@ def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
     )
     dashboard = f"http://127.0.0.1:{ports['dashboard']}"
     try:
-        wait_for(lambda: _answers(f"{dashboard}/api/version", token), 60, lambda: (home / "log").read_text())
-        yield Head(dashboard, f"127.0.0.1:{ports['gcs']}", token, environment, ports["metrics"])
+        wait_for(lambda: _answers(f"{dashboard}/api/version", TOKEN), 60, lambda: (home / "log").read_text())
+        yield Head(dashboard, f"127.0.0.1:{ports['gcs']}", TOKEN, environment, ports["metrics"])
     finally:
         end(process)
         shutil.rmtree(home, ignore_errors=True)

@@ -111,7 +111,6 @@ def test_a_job_refuses_results_in_its_own_folder(
 
 
 def test_this_users_token_goes_to_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     for address, mode in (("http://far.example:8265", None), ("127.0.0.1:6379", "token"), ("auto", "token")):
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
         submission.use_own_token(address)

@@ -106,8 +106,8 @@ def test_a_sweep_leaves_no_secret_and_needs_no_character_beyond_ascii(
     try:
         driver = run_in(
             tmp_path, command(*flags(tiny_gpt_neo_folder, tmp_path / "results", "--beta", "0", *few)),
-            RAY_TMPDIR=str(ray_folder), HOME=str(home), RAY_AUTH_TOKEN=None, PYTHONIOENCODING="ascii",
-            **dict.fromkeys(names, marker),
+            RAY_TMPDIR=str(ray_folder), HOME=str(home), RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=None,
+            PYTHONIOENCODING="ascii", **dict.fromkeys(names, marker),
         )  # fmt: skip
         out, err = driver.communicate(timeout=240)
         assert (driver.returncode, err) == (0, "")
@@ -156,7 +156,15 @@ def test_a_sweep_runs_in_a_thread_without_a_home_and_with_a_reward_that_cannot_b
     )
     long = tmp_path / ("a-folder-whose-name-is-long" * 4)
     long.mkdir()
-    driver = run_in(tmp_path, [sys.executable, str(script)], HOME=None, TMPDIR=str(long), RAY_TMPDIR=None)
+    driver = run_in(
+        tmp_path,
+        [sys.executable, str(script)],
+        HOME=None,
+        TMPDIR=str(long),
+        RAY_TMPDIR=None,
+        RAY_AUTH_MODE=None,
+        RAY_AUTH_TOKEN=None,
+    )
     out, err = driver.communicate(timeout=240)
     assert (driver.returncode, err) == (0, "")
     assert out.count("finished") == 2
