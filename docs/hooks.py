@@ -109,7 +109,7 @@ def presets() -> str:
     lines = [
         "# Presets",
         "",
-        "Of `sweep`, by `--preset NAME` or, all but `efficient`, `python -m tune_jobs.NAME` (`study_a_words` and "
+        "Of `sweep`, by `--preset NAME` or `python -m tune_jobs.NAME` (`study_a_words` and "
         "`study_betas` together: `python -m tune_jobs.study`). Other flags override single values. Texts are per "
         "trial; the second number applies to the shipped models where it differs. `efficient` is not the study's "
         "update.",

@@ -89,11 +89,19 @@ class Results:
             number: how many.
 
         Raises:
-            UserError: there is no such trial.
+            UserError: there is no such trial, or it has no such generation.
         """
         known = {trial_id: name for name, trial_id in reader.trial_ids(self._storage, self.experiment)}
         if trial not in known:
             raise UserError(f"trial: {trial!r} is not in {self.storage!r}; there is: {', '.join(known)}")
+        connection = reader.connect(self._storage)
+        if around is not None:
+            counted = connection.execute(
+                "SELECT generations FROM trials WHERE experiment = ? AND trial_id = ?", [known[trial], trial]
+            )
+            ((texts,),) = counted.fetchall()
+            if not 0 <= around < texts:
+                raise UserError(f"around: {around} is not accepted; {trial} has the generations 0 to {texts - 1}")
         nearest = """
             SELECT * FROM (
                 SELECT * FROM generations WHERE experiment = $experiment AND trial_id = $trial
@@ -106,7 +114,7 @@ class Results:
             "around": 2**62 if around is None else around,
             "number": number,
         }
-        return reader.connect(self._storage).sql(nearest, params=values).to_arrow_table()
+        return connection.sql(nearest, params=values).to_arrow_table()
 
     @property
     def figures(self) -> list[str]:

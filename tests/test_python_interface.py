@@ -221,6 +221,11 @@ def test_texts_around_a_generation(storage: Path) -> None:
     assert results.texts(trial, number=2)["generation"].to_pylist() == [298, 299]
     with pytest.raises(UserError, match=rf"^trial: 'x' is not in .*; there is: .*{trial}"):
         results.texts("x")
+    for around in (-1, 300):
+        with pytest.raises(
+            UserError, match=rf"^around: {around} is not accepted; {trial} has the generations 0 to 299$"
+        ):
+            results.texts(trial, around=around)
 
 
 def test_figures_and_the_model_to_keep(storage: Path) -> None:

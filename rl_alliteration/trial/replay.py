@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
@@ -221,6 +222,20 @@ def check_new_folder(folder: Path) -> None:
             raise UserError(f"--output: {str(folder)!r} is not empty; give a new folder")
     except OSError as error:
         raise UserError(f"--output: {str(folder)!r} cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """The folder, as of `check_new_folder`, for what is computed meanwhile; if that fails, none is left."""
+    was_there = folder.is_dir()
+    check_new_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
 
 
 def verify_deep(trial: StoredTrial, note: Callable[[str], None] = log.warning) -> str | None:

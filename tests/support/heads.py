@@ -41,7 +41,7 @@ def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
     home = Path(tempfile.mkdtemp(prefix="h-"))  # short: a socket's path has at most 107 characters
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text(TOKEN)
-    ports = dict(zip(("gcs", "dashboard", "metrics", "agent"), free_ports(4), strict=True))
+    ports = dict(zip(("gcs", "dashboard", "metrics", "agent", "client"), free_ports(5), strict=True))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "HOME": str(home),
@@ -57,6 +57,7 @@ def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(ports["dashboard"])),
             *("--dashboard-agent-listen-port", str(ports["agent"])),  # another Ray of this machine may have its default
             *("--metrics-export-port", str(ports["metrics"]), "--num-cpus", str(cpus)),
+            *("--ray-client-server-port", str(ports["client"])),  # another head of this machine may have its default
             *("--temp-dir", str(home / "r")),
         ],
         env={**environment, "RAY_AUTH_MODE": "token"},

@@ -128,6 +128,7 @@ def test_the_recommended_model_may_be_a_mean(
     chosen = ["--recommended", "--window", "20", "--keep-variety", "0", "--keep-sense", "100"]
     code, told = exported(capsys, storage, tmp_path, *chosen, "--average", "9")
     assert code == 2 and "whole checkpoints up to generation" in told
+    assert not (tmp_path / "model").exists()
     code, told = exported(capsys, storage, tmp_path, *chosen, "--average", "2")
     found = re.search(r"after (\d+) texts, the mean", told)  # the middle of its one whole window
     assert code == 0 and found is not None and int(found[1]) in (8, 12)

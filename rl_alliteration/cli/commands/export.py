@@ -61,23 +61,23 @@ class Export(Command):
             chosen, generation = recommendation.trial.trial_id, recommendation.generation
         assert chosen is not None
         from rl_alliteration.trial.averaging import averaged
-        from rl_alliteration.trial.replay import check_new_folder, export, open_trial, replay
+        from rl_alliteration.trial.replay import export, new_folder, open_trial, replay
 
-        check_new_folder(Path(self.output))
-        say = Screen().say
-        if recommendation is not None:
-            say(str(recommendation))
-        trial = open_trial(storage, self.experiment, chosen, self.model)
-        checkpoints: list[int] = []
-        if self.average is None:
-            trainer = replay(trial, generation, say)
-        else:
-            trainer, checkpoints = averaged(trial, generation, self.average)
-        measured = next(found for found in analysis.trials if found.trial_id == chosen)
-        rows = trial.rows(max(0, trainer.generation - 3))
-        last = [row["text"] for row in rows if row["generation"] < trainer.generation]
-        card = model_card(trial.config, measured, trainer.generation, last, recommendation, checkpoints)
-        export(trial, trainer, Path(self.output), card)
+        with new_folder(Path(self.output)):
+            say = Screen().say
+            if recommendation is not None:
+                say(str(recommendation))
+            trial = open_trial(storage, self.experiment, chosen, self.model)
+            checkpoints: list[int] = []
+            if self.average is None:
+                trainer = replay(trial, generation, say)
+            else:
+                trainer, checkpoints = averaged(trial, generation, self.average)
+            measured = next(found for found in analysis.trials if found.trial_id == chosen)
+            rows = trial.rows(max(0, trainer.generation - 3))
+            last = [row["text"] for row in rows if row["generation"] < trainer.generation]
+            card = model_card(trial.config, measured, trainer.generation, last, recommendation, checkpoints)
+            export(trial, trainer, Path(self.output), card)
         mean = f", the mean of {len(checkpoints)} checkpoints," if checkpoints else ""
         say(f"{trial.trial_id} after {trainer.generation:,} texts{mean} is in {self.output}")
         return 0
