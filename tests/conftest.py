@@ -148,7 +148,7 @@ def tiny_llama(tiny_llama_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[dict[str, str]]:
     """What a user of a small cluster has in the environment. Sweeps on it do not start a Ray each."""
-    with ray_head(cpus=1) as head:
+    with ray_head(cpus=1, dashboard=False) as head:
         yield {"RAY_ADDRESS": head.address}
 
 

@@ -36,8 +36,11 @@ class Head:
 
 
 @contextlib.contextmanager
-def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
-    """Start `ray start --head`, with `extra` in the environment; end it, by its own process group alone."""
+def ray_head(cpus: int = 3, *, dashboard: bool = True, **extra: str) -> Iterator[Head]:
+    """Start `ray start --head`, with `extra` in the environment; end it, by its own process group alone.
+
+    The dashboard takes jobs; it is a dozen processes that a sweep does without.
+    """
     home = Path(tempfile.mkdtemp(prefix="h-"))  # short: a socket's path has at most 107 characters
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text(TOKEN)
@@ -57,6 +60,7 @@ def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(ports["dashboard"])),
             *("--dashboard-agent-listen-port", str(ports["agent"])),  # another Ray of this machine may have its default
             *("--metrics-export-port", str(ports["metrics"]), "--num-cpus", str(cpus)),
+            *("--include-dashboard", str(dashboard).lower()),
             *("--ray-client-server-port", str(ports["client"])),  # another head of this machine may have its default
             *("--temp-dir", str(home / "r")),
         ],
@@ -65,10 +69,12 @@ def ray_head(cpus: int = 3, **extra: str) -> Iterator[Head]:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    dashboard = f"http://127.0.0.1:{ports['dashboard']}"
+    url = f"http://127.0.0.1:{ports['dashboard']}"
+    log = (home / "log").read_text
     try:
-        wait_for(lambda: _answers(f"{dashboard}/api/version", TOKEN), 60, lambda: (home / "log").read_text())
-        yield Head(dashboard, f"127.0.0.1:{ports['gcs']}", TOKEN, environment, ports["metrics"])
+        wait_for(lambda: "Ray runtime started" in log(), 60, log)
+        wait_for(lambda: not dashboard or _answers(f"{url}/api/version", TOKEN), 60, log)
+        yield Head(url, f"127.0.0.1:{ports['gcs']}", TOKEN, environment, ports["metrics"])
     finally:
         end(process)
         shutil.rmtree(home, ignore_errors=True)
