@@ -96,12 +96,11 @@ class Results:
             raise UserError(f"trial: {trial!r} is not in {self.storage!r}; there is: {', '.join(known)}")
         connection = reader.connect(self._storage)
         if around is not None:
-            counted = connection.execute(
-                "SELECT generations FROM trials WHERE experiment = ? AND trial_id = ?", [known[trial], trial]
-            )
-            ((texts,),) = counted.fetchall()
-            if not 0 <= around < texts:
-                raise UserError(f"around: {around} is not accepted; {trial} has the generations 0 to {texts - 1}")
+            last = "SELECT max(generation) FROM generations WHERE experiment = ? AND trial_id = ?"
+            ((newest,),) = connection.execute(last, [known[trial], trial]).fetchall()
+            if newest is None or not 0 <= around <= newest:
+                there = "no texts yet" if newest is None else f"the generations 0 to {newest}"
+                raise UserError(f"around: {around} is not accepted; {trial} has {there}")
         nearest = """
             SELECT * FROM (
                 SELECT * FROM generations WHERE experiment = $experiment AND trial_id = $trial

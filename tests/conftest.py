@@ -146,17 +146,16 @@ def tiny_llama(tiny_llama_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[dict[str, str]]:
-    """What a user of a small cluster has in the environment. Sweeps on it do not start a Ray each."""
+def cluster() -> Iterator[str]:
+    """The address of a small cluster. Sweeps on it do not start a Ray each."""
     with ray_head(cpus=1, dashboard=False) as head:
-        yield {"RAY_ADDRESS": head.address}
+        yield head.address
 
 
 @pytest.fixture
-def on_cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def on_cluster(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands of this test run on that cluster, in processes of their own or in this one."""
-    for name, value in cluster.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
 
 
 @pytest.fixture(scope="module")

@@ -139,15 +139,17 @@ def ending_with_ray(stop: StopRequest, console: Console) -> Iterator[None]:
 
     def lost() -> bool:
         """Whether Ray has ended, once that is seen; False if it has not when this process is done."""
-        missed, looked = 0, time.monotonic()
+        living, missed, looked = core, 0, time.monotonic()
         while missed < _MISSES:
             if over.wait(_LOOK_SECONDS):
                 return False
-            if stop.arrived is not None and not all(map(lives, core)):
+            if stop.arrived is not None and not all(map(lives, living)):
                 return True  # the signal was for all of them: soon Ray ends this process without a word
             if time.monotonic() - looked < _REACH_EVERY_SECONDS:
                 continue
             looked = time.monotonic()
+            if stop.arrived is None:  # a helper of Ray's that died long before says nothing of the signal
+                living = [process for process in living if lives(process)]
             try:
                 socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
                 missed = 0
