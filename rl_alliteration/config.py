@@ -23,6 +23,8 @@ from rl_alliteration.setting import TRAINING as TRAINING
 
 # Raise whenever the code's own texts change for the same configuration: every trial id changes with it.
 TEXTS_VERSION = 4
+DESCRIBED_TEXTS_VERSION = 5
+"""Of models that go through a description and that transformers' code sampled in version 4."""
 _LAST_UNSAID_VERSION = 3
 """Until then configurations were stored without it."""
 
@@ -294,7 +296,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
         values = read_object(text, path)
         unsaid = "texts_version" not in values
         said = values.setdefault("texts_version", _LAST_UNSAID_VERSION)
-        if isinstance(said, int) and said > TEXTS_VERSION:
+        if isinstance(said, int) and said > max(TEXTS_VERSION, DESCRIBED_TEXTS_VERSION):
             raise Damaged(f"{path} was written by a newer version of rl_alliteration; read it with that")
         for name, declared in SETTINGS.items():
             if declared.left_out_at is NEVER and name not in values:  # a default is for requests

@@ -9,6 +9,7 @@ from heads import TOKEN, ray_head
 # One token for all: a process keeps the mode that it has imported Ray with, and the first token that it has seen.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
+import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ def trial_config(loaded: LoadedModel, **changes: Any) -> TrialConfig:
         "tokenizer": loaded.tokenizer_fingerprint,
         "dtype": "float32",
         "threads": 1,
+        "texts_version": loaded.texts_version,
     }
     return TrialConfig(**(fields | changes))
 
@@ -115,8 +117,31 @@ def tiny_gpt_neo_bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_opt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that goes through transformers' own code."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        enable_bias=False,  # of keys its gradient is nothing but rounding
+        init_std=0.2,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return save_folder(tmp_path_factory.mktemp("tiny_opt"), OPTForCausalLM(config).eval())
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of another architecture than the study's that has a description too."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -174,8 +199,8 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def float64_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers casts GPT-Neo's attention to float32 even in a float64 model; here it stays float64."""
+def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers casts GPT-Neo's attention, and norms, to float32 even in a float64 model; here they stay float64."""
     from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
     def attention(self: Any, query: Any, key: Any, value: Any, attention_mask: Any = None) -> Any:
@@ -186,3 +211,17 @@ def float64_attention(monkeypatch: pytest.MonkeyPatch) -> None:
         return weights @ value, weights
 
     monkeypatch.setattr(GPTNeoSelfAttention, "_attn", attention)
+
+    def norm(self: Any, x: Any) -> Any:
+        weight = 1 + self.weight if hasattr(self, "eps") else self.weight  # of Gemma 3; the others have another name
+        epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
+        return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
+
+    for family in ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3", "Gemma3"):
+        module = importlib.import_module(f"transformers.models.{family.lower()}.modeling_{family.lower()}")
+        monkeypatch.setattr(getattr(module, f"{family}RMSNorm"), "forward", norm)
+
+
+@pytest.fixture(scope="session")
+def tiny_opt(tiny_opt_folder: Path) -> LoadedModel:
+    return load_model(str(tiny_opt_folder))

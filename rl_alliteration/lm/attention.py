@@ -1,10 +1,12 @@
-"""Attention for CPUs that tells its normalisers, and gradients of what decoding has computed already.
+"""Attention for CPUs that tells its normalisers, rotary positions, and gradients of what decoding has computed.
 
-B texts, T tokens, H heads, D width of a head, C = H · D width.
+B texts, T tokens, H heads, K heads of keys and of values (H is a multiple of it: arXiv 2305.13245), A = H + 2K,
+D width of a head, C width of the residual stream.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,6 +18,37 @@ from torch.autograd.function import once_differentiable
 from rl_alliteration.lm.linear import gradients_of_product
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What attention is like in one layer."""
+
+    heads: int
+    key_value_heads: int
+    scale: float
+    """Of the scores."""
+    window: int | None
+    """Most tokens that are seen, the token itself included; None: all."""
+
+    def split(self, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(…, A, T, D) → queries, keys and values."""
+        query, key, value = heads.split([self.heads, self.key_value_heads, self.key_value_heads], -3)
+        return query, key, value
+
+    def for_each_query(self, keys: Tensor) -> Tensor:
+        """Keys or values once for each head of queries: (…, K, T, D) → (…, H, T, D)."""
+        shared = self.heads // self.key_value_heads
+        return keys if shared == 1 else keys.repeat_interleave(shared, -3)
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn heads by their positions' angles: (…, T, D); the tables are of the widths that turn, (T, ≤ D)."""
+    turned = cosines.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat([rotate(x[..., :turned], cosines, sines), x[..., turned:]], -1)
+    first, second = x.chunk(2, -1)
+    return x * cosines + torch.cat([-second, first], -1) * sines
+
+
 def window_mask(length: int, window: int | None, like: Tensor) -> Tensor | None:
     """What is added to the scores where a window hides some earlier token; None where being causal is all."""
     if window is None or length <= window:
@@ -25,45 +58,67 @@ def window_mask(length: int, window: int | None, like: Tensor) -> Tensor | None:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, causal: bool = False
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Attention, (B, H, T, D); and the logarithms of its normalisers, (B, H, T), which only `flash_attention` tells.
-
-    The scores are not scaled: GPT-Neo's are not.
-    """
+    """Attention, (B, H, T, D); and the logarithms of its normalisers, (B, H, T), which only `flash_attention` tells."""
     causal = causal and mask is None
     if query.device.type != "cpu" or not flash_attention():
-        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=1.0)
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
         return attended, attended[..., 0]
     found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
-        query, key, value, 0.0, causal, attn_mask=mask, scale=1.0
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
     )
     return found
 
 
-def known_attention(
+def attend_to_all(heads: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """Causal attention of whole texts, (B, A, T, D) → (B, H, T, D), and normalisers as in `attend`."""
+    query, key, value = kind.split(heads)
+    mask = window_mask(heads.shape[-2], kind.window, heads)
+    return attend(query, kind.for_each_query(key), kind.for_each_query(value), kind.scale, mask, causal=True)
+
+
+def known_attention(heads: Tensor, attended: Tensor, normalisers: Tensor, kind: Kind) -> Tensor:
+    """`attend_to_all`, whose result is known: differentiable in `heads`, (B, A, T, D) → (T · B, H · D).
+
+    Args:
+        heads: queries, keys and values as attention reads them.
+        attended: of `Activations`, a layer's, (T, B, H · D); so is the next.
+        normalisers: (T, B, H).
+        kind: of this layer.
+    """
+    merged: Tensor = _KnownAttention.apply(  # type: ignore[no-untyped-call]  # PyTorch's is not annotated
+        heads, attended, normalisers, kind
+    )
+    return merged
+
+
+def known_attention_and_product(
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
+    rotation: tuple[Tensor, Tensor] | None,
     heads: Tensor,
     attended: Tensor,
     normalisers: Tensor,
-    *,
-    window: int | None,
+    kind: Kind,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Causal attention and the products before it, whose results are known: x, (T · B, C) → (T · B, C).
+    """Causal attention, and before it product and rotation, whose results are known: (T · B, C) → (T · B, H · D).
 
     Args:
         x: what goes in.
-        weight: of the three products, (3C, C).
+        weight: of the product, (A · D, C).
+        bias: (A · D,).
+        rotation: tables for `rotate`; None: nothing turns.
         heads: of `Activations`, a layer's; so are the next two.
         attended: see there.
         normalisers: see there.
-        window: see `window_mask`.
+        kind: of this layer.
         dtype: of products.
     """
-    merged: Tensor = _KnownAttention.apply(  # type: ignore[no-untyped-call]  # PyTorch's is not annotated
-        x, weight, heads, attended, normalisers, window, dtype
+    merged: Tensor = _KnownAttentionAndProduct.apply(  # type: ignore[no-untyped-call]  # as above
+        x, weight, bias, rotation, heads, attended, normalisers, kind, dtype
     )
     return merged
 
@@ -74,41 +129,76 @@ def known_gelu(before: Tensor, activation: Tensor) -> Tensor:
     return known
 
 
+def _gradients(
+    gradient: Tensor, heads: Tensor, attended: Tensor, normalisers: Tensor, kind: Kind
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of queries, keys and values, (B, …, T, D) each, from that of the result, (T · B, H · D)."""
+    texts, _, length, width = heads.shape
+    by_head = [part.view(length, texts, kind.heads, width).permute(1, 2, 0, 3) for part in (gradient, attended)]
+    query, key, value = kind.split(heads)
+    mask = window_mask(length, kind.window, query)
+    of_query, of_key, of_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default(
+        by_head[0], query, kind.for_each_query(key), kind.for_each_query(value), by_head[1],
+        normalisers.permute(1, 2, 0), 0.0, mask is None, attn_mask=mask, scale=kind.scale,
+    )  # fmt: skip
+    if kind.heads != kind.key_value_heads:
+        of_key, of_value = (part.unflatten(1, (kind.key_value_heads, -1)).sum(2) for part in (of_key, of_value))
+    return of_query, of_key, of_value
+
+
 class _KnownAttention(torch.autograd.Function):
     """See `known_attention`."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, attended: Tensor, normalisers: Tensor, kind: Kind) -> Tensor:
+        ctx.save_for_backward(heads, attended, normalisers)
+        ctx.kind = kind
+        return attended.detach().flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        heads, attended, normalisers = ctx.saved_tensors
+        found = _gradients(gradient.contiguous(), heads, attended, normalisers, ctx.kind)
+        return torch.cat(found, 1), None, None, None
+
+
+class _KnownAttentionAndProduct(torch.autograd.Function):
+    """See `known_attention_and_product`."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
+        rotation: tuple[Tensor, Tensor] | None,
         heads: Tensor,
         attended: Tensor,
         normalisers: Tensor,
-        window: int | None,
+        kind: Kind,
         dtype: torch.dtype,
     ) -> Tensor:
         ctx.save_for_backward(x.to(dtype), weight.to(dtype), heads, attended, normalisers)
-        ctx.window, ctx.dtypes = window, (x.dtype, weight.dtype)
+        ctx.kind, ctx.dtypes, ctx.rotation, ctx.has_bias = kind, (x.dtype, weight.dtype), rotation, bias is not None
         return attended.detach().flatten(0, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, heads, attended, normalisers = ctx.saved_tensors
-        texts, _, count, length, width = heads.shape
-        by_head = [part.view(length, texts, count, width).permute(1, 2, 0, 3) for part in (gradient, attended)]
-        query, key, value = heads.unbind(1)
-        mask = window_mask(length, ctx.window, query)
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default(
-            by_head[0], query, key, value, by_head[1], normalisers.permute(1, 2, 0), 0.0, mask is None,
-            attn_mask=mask, scale=1.0,
-        )  # fmt: skip
-        of_heads = torch.empty(length, texts, 3, count, width, dtype=x.dtype)
-        for part, of_part in enumerate(found):
-            of_heads[:, :, part] = of_part.permute(2, 0, 1, 3)
-        of_x, of_weight = gradients_of_product(of_heads.view(len(x), -1), x, weight, *ctx.dtypes)
-        return of_x, of_weight, None, None, None, None, None
+        texts, count, length, width = heads.shape
+        of_query, of_key, of_value = _gradients(gradient, heads, attended, normalisers, ctx.kind)
+        if ctx.rotation is not None:  # back by the same angles
+            cosines, sines = ctx.rotation
+            of_query, of_key = (rotate(part, cosines, -sines) for part in (of_query, of_key))
+        of_heads = torch.empty(length, texts, count, width, dtype=x.dtype)
+        for part, of_part in zip(ctx.kind.split(of_heads.transpose(1, 2)), (of_query, of_key, of_value), strict=True):
+            part.copy_(of_part.permute(2, 1, 0, 3))
+        of_product = of_heads.view(len(x), -1)
+        of_x, of_weight = gradients_of_product(of_product, x, weight, *ctx.dtypes)
+        of_bias = of_product.sum(0, dtype=ctx.dtypes[1]) if ctx.has_bias else None
+        return of_x, of_weight, of_bias, None, None, None, None, None, None
 
 
 class _KnownGelu(torch.autograd.Function):

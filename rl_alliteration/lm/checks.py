@@ -147,6 +147,16 @@ def not_causal(forward: Any, model: Any) -> str | None:
 
 
 @torch.no_grad()
+def other_numbers(described: Any, forward: Any, model: Any) -> str | None:
+    """That a description's logits are not those of transformers' code, `forward`; None if they are, to rounding."""
+    length = max([_TOKENS, *(value + 8 for value in _short_windows(model.config.to_dict()))])
+    texts = _some_tokens(model, 2, longest_readable(forward, model, length))
+    if _same(described.logits(texts), forward.logits(texts)):
+        return None
+    return "its description here gives other numbers than transformers"
+
+
+@torch.no_grad()
 def exact_cache(forward: Any, model: Any) -> str | None:
     """The name under which the model takes and gives its cache, if decoding by it gives the numbers of scoring anew.
 

@@ -1,16 +1,14 @@
 """What sampling and scoring ask of a language model's code. B texts, T tokens, V vocabulary.
 
-An architecture that has code of its own is an entry in `rl_alliteration.lm.architectures`; every other model goes
-through transformers' code.
+A model that has a description (`rl_alliteration.lm.architectures`) goes through `rl_alliteration.lm.decoder`, every
+other one through transformers' code (`rl_alliteration.lm.generic`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 Decoded = Callable[[Tensor], Tensor]
@@ -50,13 +48,3 @@ class DeviceForward(Forward, Protocol):
 
         After `start`, which for one shape of group must prepare the same memory each time.
         """
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What the registry knows of a `model_type`."""
-
-    forward: Callable[[Any, torch.dtype], Forward]
-    """The way through a transformers model with these weights; the precision is that of its matrix products."""
-    unsupported: Callable[[Any], str | None] = lambda config: None
-    """What a configuration asks for that `forward` cannot do, for people; None if it can do all of it."""

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from rl_alliteration.lm.architectures import architecture_of
-from rl_alliteration.lm.architectures.generic import TransformersForward
+from rl_alliteration.lm.architectures import describe
+from rl_alliteration.lm.decoder import DecoderForward
+from rl_alliteration.lm.description import Parameters, Unsupported
 from rl_alliteration.lm.forward import Forward
+from rl_alliteration.lm.generic import TransformersForward
 
 log = logging.getLogger(__name__)
 
@@ -17,22 +19,27 @@ log = logging.getLogger(__name__)
 class LanguageModel:
     """A causal LM in evaluation mode, with the fastest exact way through it."""
 
-    def __init__(self, model: Any, dtype: torch.dtype | None = None, cache: str | None = None) -> None:
-        """`dtype`: of the matrix products of sampling and scoring; None: the weights' own, which stay as they are.
-
-        `cache`: as in `TransformersForward`.
+    def __init__(
+        self, model: Any, dtype: torch.dtype | None = None, cache: str | None = None, *, by_description: bool = True
+    ) -> None:
+        """Args:
+        model: its weights stay where they are.
+        dtype: of the matrix products of sampling and scoring; None: the weights' own.
+        cache: as in `TransformersForward`.
+        by_description: go through this package's code, where it has a description of the model.
         """
         self.model = model.eval()
-        dtype = dtype or model.dtype
-        architecture = architecture_of(model)
         self.forward: Forward
         """The way that sampling and scoring take through it."""
         self.device_loop: Any = None
         """What sampling on a GPU keeps from group to group."""
-        if architecture is not None:
-            self.forward = architecture.forward(model, dtype)
-        else:
-            log.info("%s: sampling and scoring go through transformers' own code", model.config.model_type)
+        dtype = dtype or model.dtype
+        try:
+            if not by_description:
+                raise Unsupported("its description gives other numbers")
+            self.forward = DecoderForward(describe(model.config, Parameters.of(model)), dtype)
+        except Unsupported as reason:
+            log.info("%s: sampling and scoring go through transformers' own code: %s", model.config.model_type, reason)
             self.forward = TransformersForward(model, dtype, cache)
 
     @property

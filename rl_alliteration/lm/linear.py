@@ -10,6 +10,7 @@ The weights stay in float32; in bfloat16 each product rounds its two factors, su
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,11 +84,12 @@ class Packed:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, rows: int, *, dtype: torch.dtype, gelu: bool = False
+        self, kept: Callable[[], tuple[Tensor, Tensor | None]], rows: int, *, dtype: torch.dtype, gelu: bool = False
     ) -> None:
-        self._kept = weight, bias
+        """`kept` gives weight and bias as they are, without gradients."""
+        self._kept = kept
         self._dtype, self._rows, self._gelu = dtype, rows, gelu
-        self._by_onednn = _by_onednn(weight, dtype, rows)
+        self._by_onednn = _by_onednn(kept()[0], dtype, rows)
         self._weight, self._bias = self._made()
 
     def refresh(self) -> None:
@@ -95,7 +97,7 @@ class Packed:
         if self._by_onednn:
             self._weight, self._bias = self._made()
             return
-        for copy, kept in zip((self._weight, self._bias), self._kept, strict=True):
+        for copy, kept in zip((self._weight, self._bias), self._kept(), strict=True):
             if copy is not None and kept is not None and copy.data_ptr() != kept.data_ptr():
                 copy.copy_(kept)
 
@@ -109,8 +111,8 @@ class Packed:
         return F.gelu(product, approximate="tanh") if self._gelu else product
 
     def _made(self) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self._kept
-        weight = weight.detach().to(self._dtype)
+        weight, bias = self._kept()
+        weight = weight.to(self._dtype)
         if self._by_onednn:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, self._rows)
         return weight, _to(bias, self._dtype)

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from rl_alliteration.config import TrialConfig, fingerprint_tokenizer
+from rl_alliteration.config import DESCRIBED_TEXTS_VERSION, TEXTS_VERSION, TrialConfig, fingerprint_tokenizer
 from rl_alliteration.errors import UserError
-from rl_alliteration.lm.architectures import architecture_of
-from rl_alliteration.lm.architectures.generic import TransformersForward
+from rl_alliteration.lm.architectures import describe
 from rl_alliteration.lm.checks import (
     context_length,
     exact_cache,
@@ -25,9 +24,13 @@ from rl_alliteration.lm.checks import (
     not_as_configured,
     not_causal,
     not_finite,
+    other_numbers,
     tokens_beyond,
 )
+from rl_alliteration.lm.decoder import DecoderForward
+from rl_alliteration.lm.description import Parameters, Unsupported
 from rl_alliteration.lm.fingerprints import fingerprint_architecture, fingerprint_weights
+from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.sources import commit_of, hub_is_out_of_reach, resolve_source
 from rl_alliteration.lm.user_cache import alone_in_user_cache
@@ -46,7 +49,7 @@ class LoadedModel:
     ) -> None:
         self.name = name
         self.model = model.requires_grad_(False)
-        self._references: dict[tuple[torch.device, torch.dtype], LanguageModel] = {}
+        self._references: dict[tuple[torch.device, torch.dtype, bool], LanguageModel] = {}
         self.pretrained_tokenizer = pretrained_tokenizer
         """As transformers has it: to be saved beside an exported model."""
         self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
@@ -85,7 +88,7 @@ class LoadedModel:
     def fails_in(self, dtype: str) -> str | None:
         """Why the model cannot be sampled in a precision, which its own code may not be made for; None if it can."""
         precision = getattr(torch, dtype)
-        if self.has_fast_path or precision == self.model.dtype:
+        if self.undescribed is None or precision == self.model.dtype:
             return None
         forward = TransformersForward(self.model, precision, self.cache)
         try:
@@ -102,25 +105,58 @@ class LoadedModel:
         """The model's name for a cache that gives the numbers of scoring anew; None if there is none."""
         return exact_cache(TransformersForward(self.model, self.model.dtype), self.model)
 
+    @functools.cached_property
+    def undescribed(self) -> str | None:
+        """Why the model goes through transformers' code, for people; None if it has a description here that gives
+        transformers' logits.
+        """
+        try:
+            forward = DecoderForward(describe(self.model.config, Parameters.of(self.model)))
+        except Unsupported as reason:
+            return str(reason)
+        return other_numbers(forward, TransformersForward(self.model, self.model.dtype), self.model)
+
     @property
-    def has_fast_path(self) -> bool:
-        """Whether the architecture has code of its own here."""
-        return architecture_of(self.model) is not None
+    def texts_version(self) -> int:
+        """Of trials that are new: the version of the code that their texts come from."""
+        return TEXTS_VERSION if self.undescribed is not None or self._is_studys else DESCRIBED_TEXTS_VERSION
 
-    def policy(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
-        """A fresh copy of the weights, to be trained; `dtype` as in `LanguageModel`."""
-        return self._ready(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype)
+    @property
+    def _is_studys(self) -> bool:
+        """Whether it was never sampled by transformers' code."""
+        config = self.model.config
+        return (config.model_type, getattr(config, "activation_function", "")) == ("gpt_neo", "gelu_new")
 
-    def reference(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+    def policy(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, texts_version: int | None = None
+    ) -> LanguageModel:
+        """A fresh copy of the weights, to be trained.
+
+        Args:
+            device: where to.
+            dtype: as in `LanguageModel`.
+            texts_version: of the trial that is to be gone on with; default: of a new one.
+        """
+        return self._ready(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype, texts_version)
+
+    def reference(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, texts_version: int | None = None
+    ) -> LanguageModel:
         """The frozen weights, once for all trials: these themselves on a CPU, a copy on another device."""
-        kept = (torch.device(device), dtype or self.model.dtype)
+        kept = (torch.device(device), dtype or self.model.dtype, self._goes_by_description(texts_version))
         if kept not in self._references:
             frozen = self.model if kept[0].type == "cpu" else copy.deepcopy(self.model).to(device)
-            self._references[kept] = self._ready(frozen, dtype)
+            self._references[kept] = self._ready(frozen, dtype, texts_version)
         return self._references[kept]
 
-    def _ready(self, model: Any, dtype: torch.dtype | None) -> LanguageModel:
-        return LanguageModel(model, dtype, None if self.has_fast_path else self.cache)
+    def _goes_by_description(self, texts_version: int | None) -> bool:
+        if self.undescribed is not None:
+            return False
+        return self._is_studys or texts_version is None or texts_version >= DESCRIBED_TEXTS_VERSION
+
+    def _ready(self, model: Any, dtype: torch.dtype | None, texts_version: int | None) -> LanguageModel:
+        described = self._goes_by_description(texts_version)
+        return LanguageModel(model, dtype, None if described else self.cache, by_description=described)
 
     @staticmethod
     def fastest_dtype(*, gpu: bool) -> str:

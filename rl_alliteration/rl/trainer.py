@@ -109,8 +109,8 @@ class Trainer:
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
         """Of its texts' rows: a name for people, that of the first run where a later one finds the model elsewhere."""
         dtype = getattr(torch, config.dtype)
-        self.policy = loaded.policy(device, dtype)
-        self.reference = loaded.reference(device, dtype)
+        self.policy = loaded.policy(device, dtype, config.texts_version)
+        self.reference = loaded.reference(device, dtype, config.texts_version)
         rule = self.rule
         self.optimizer = make_optimizer(rule.optimizer, self.policy.model, config.learning_rate, rule.momentum)
         self.generation = 0

@@ -249,7 +249,7 @@ def verify_deep(trial: StoredTrial, note: Callable[[str], None] = log.warning) -
     """
     dtype = getattr(torch, trial.config.dtype)
     tolerance = TOLERANCE[trial.config.dtype]
-    reference = trial.loaded.reference(dtype=dtype)
+    reference = trial.loaded.reference(dtype=dtype, texts_version=trial.config.texts_version)
     policies: dict[int, LanguageModel] = {0: reference}
     trainer = trial.trainer()
     for generation in trial.checkpoints.generations():
@@ -258,7 +258,7 @@ def verify_deep(trial: StoredTrial, note: Callable[[str], None] = log.warning) -
         except (Torn, Damaged) as error:
             note(f"{error}: the texts after it were not computed again")
             continue
-        policies[generation] = trial.loaded.policy(dtype=dtype)
+        policies[generation] = trial.loaded.policy(dtype=dtype, texts_version=trial.config.texts_version)
         policies[generation].model.load_state_dict(trainer.policy.model.state_dict())
     size = trial.config.group_size
     batch: list[Row] = []

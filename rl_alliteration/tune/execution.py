@@ -89,8 +89,8 @@ def execute_sweep(prepared: Prepared, console: Screen) -> Ended:
     """
     sweep, storage, loaded = prepared.sweep, prepared.storage, prepared.loaded
     assert storage is not None and sweep.experiment is not None
-    if not loaded.has_fast_path:
-        console.say(f"{loaded.model.config.model_type}: sampling and scoring by transformers' own code, slower")
+    if loaded.undescribed is not None:
+        console.say(f"sampling and scoring go through transformers' own code, which is slower: {loaded.undescribed}")
     submission.use_own_token(submission.ray_address(sweep))
     from rl_alliteration.tune.driver import run_sweep
 

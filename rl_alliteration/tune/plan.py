@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -18,6 +18,7 @@ from rl_alliteration.config import (
     SHIPPED_MODELS,
     STUDY_PROMPT,
     STUDY_TOP_K,
+    TEXTS_VERSION,
     PlannedTrial,
     SharedSettings,
     TrialConfig,
@@ -201,7 +202,9 @@ def resolve(sweep: Sweep) -> Sweep:
     if resolved.dtype not in (*DTYPES, "auto"):
         raise UserError(f"--dtype: {resolved.dtype!r} is not accepted; give float32, bfloat16 or auto")
     _check_counts(resolved)
-    _trials(resolved, weights="", tokenizer="", architecture="")  # each TrialConfig checks its own fields
+    _trials(
+        resolved, weights="", tokenizer="", architecture="", texts_version=TEXTS_VERSION
+    )  # each TrialConfig checks its own fields
     return resolved
 
 
@@ -224,7 +227,13 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
         sweep = dataclasses.replace(sweep, dtype=loaded.fastest_dtype(gpu=bool(gpus_asked(sweep))))
     if (problem := loaded.fails_in(sweep.dtype)) is not None:
         raise UserError(f"--dtype: the model cannot be computed in {sweep.dtype} ({problem}); give float32")
-    return _trials(sweep, loaded.weights_fingerprint, loaded.tokenizer_fingerprint, loaded.architecture_fingerprint)
+    return _trials(
+        sweep,
+        weights=loaded.weights_fingerprint,
+        tokenizer=loaded.tokenizer_fingerprint,
+        architecture=loaded.architecture_fingerprint,
+        texts_version=loaded.texts_version,
+    )
 
 
 def gpus_asked(sweep: Sweep) -> float | None:
@@ -265,7 +274,8 @@ def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
     return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
 
 
-def _trials(sweep: Sweep, weights: str, tokenizer: str, architecture: str) -> list[PlannedTrial]:
+def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
+    """`model`: the fields of a configuration that say which model it is."""
     assert sweep.max_generations and sweep.checkpoint_every and sweep.reward is not None
     trials: dict[TrialConfig, PlannedTrial] = {}  # once each: an algorithm with a group size of its own takes no other
     for name, target, beta, update, rate, size, seed in itertools.product(
@@ -292,9 +302,7 @@ def _trials(sweep: Sweep, weights: str, tokenizer: str, architecture: str) -> li
             **values_of(SharedSettings, sweep),
             **update,
             schedule_length=0 if update["schedule"] == "constant" else sweep.max_generations,
-            weights=weights,
-            tokenizer=tokenizer,
-            architecture=architecture,
+            **model,
             threads=sweep.cpus_per_trial,
         )
         UpdateRule.of(config).check_algorithm(get_algorithm(name))

@@ -12,9 +12,10 @@ import torch
 import transformers
 from conftest import VOCABULARY, save_folder
 
+from rl_alliteration.config import TEXTS_VERSION
 from rl_alliteration.errors import UserError
-from rl_alliteration.lm.architectures.generic import TransformersForward
 from rl_alliteration.lm.checks import exact_cache
+from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sampling import sample, score, uniforms
 from rl_alliteration.tune.plan import Sweep, plan, resolve
@@ -80,7 +81,7 @@ def test_each_kind_is_sampled_from_the_distribution_that_scoring_gives(kind: str
     expected = KINDS[kind][0]
     assert expected == ANY or loaded.cache == expected
     loaded.model.config.use_cache = False  # of what it is compared with
-    policy = loaded.policy()
+    policy = loaded.policy(texts_version=TEXTS_VERSION)  # as trials were sampled before there were descriptions
     assert isinstance(policy.forward, TransformersForward)
     for prompt in ([7], [5, 0, 900, 3, 17]):
         rollout = sample(policy, prompt, uniforms(0, 0, 3, 24), end_tokens=frozenset())

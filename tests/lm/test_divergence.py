@@ -29,7 +29,7 @@ def moved(loaded: LoadedModel) -> tuple[LoadedModel, LanguageModel, LanguageMode
 @pytest.mark.parametrize("record", [True, False])
 @pytest.mark.parametrize("name", ["tiny_gpt_neo", "tiny_llama"])
 def test_divergences_and_their_gradients_are_those_of_plain_autograd(
-    name: str, record: bool, request: pytest.FixtureRequest, float64_attention: None
+    name: str, record: bool, request: pytest.FixtureRequest, float64_throughout: None
 ) -> None:
     loaded, policy, reference = moved(request.getfixturevalue(name))
     for seed in (0, 1):  # the second group finds the memory of the first

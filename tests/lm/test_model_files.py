@@ -443,8 +443,8 @@ def test_an_end_token_that_is_no_token_id_is_refused(end: Any, tiny_llama_folder
 
 
 def test_a_model_that_masks_tokens_is_served(tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rl_alliteration.lm.architectures.generic import TransformersForward
     from rl_alliteration.lm.checks import not_causal
+    from rl_alliteration.lm.generic import TransformersForward
 
     forward = TransformersForward(tiny_llama.model, torch.float32)
     logits, last = forward.logits, forward.last_logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rl_alliteration.config import Sampling
-from rl_alliteration.lm.architectures.generic import TransformersForward
-from rl_alliteration.lm.architectures.gpt_neo import GPTNeoForward
+from rl_alliteration.lm.decoder import DecoderForward
+from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.sampling import DeviceLoop, Rollout, choose_tokens, log_probabilities, sample, score, uniforms
@@ -191,13 +192,13 @@ def test_logits_are_not_changed() -> None:
 def test_logits_are_those_of_transformers(gpt_neo: LoadedModel) -> None:
     token_ids = random_ids(3, 100)
     model = gpt_neo.policy()
-    assert isinstance(model.forward, GPTNeoForward)
+    assert isinstance(model.forward, DecoderForward)
     expected = gpt_neo.model(input_ids=token_ids, use_cache=False).logits
     torch.testing.assert_close(model.forward.logits(token_ids), expected, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
-def test_logits_are_those_of_transformers_in_float64(gpt_neo: LoadedModel, float64_attention: None) -> None:
+def test_logits_are_those_of_transformers_in_float64(gpt_neo: LoadedModel, float64_throughout: None) -> None:
     token_ids = random_ids(2, 40)
     model = double(gpt_neo)
     expected = copy.deepcopy(gpt_neo.model).double()(input_ids=token_ids, use_cache=False).logits
@@ -210,10 +211,12 @@ def test_the_local_window_shows(tiny_gpt_neo: LoadedModel) -> None:
     token_ids = random_ids(2, 40)
     forward = tiny_gpt_neo.policy().forward
     right = forward.logits(token_ids)
-    assert isinstance(forward, GPTNeoForward)
-    assert forward.windows == [None, 16, None, 16]
+    assert isinstance(forward, DecoderForward)
+    blocks = forward.description.blocks
+    assert [block.window for block in blocks] == [None, 16, None, 16]
     for wrong in (15, 17, None):
-        forward.windows = [None, wrong, None, wrong]
+        others = [dataclasses.replace(block, window=block.window and wrong) for block in blocks]
+        forward.description = dataclasses.replace(forward.description, blocks=tuple(others))
         difference = (forward.logits(token_ids) - right).abs().amax((0, 2))
         assert difference[:15].max() < 1e-5
         assert difference[16:].min() > 1e-3
@@ -247,13 +250,13 @@ def test_prompts_around_the_window(tiny_gpt_neo: LoadedModel, length: int) -> No
 
 
 def fused_weights(model: LanguageModel) -> list[torch.Tensor]:
-    assert isinstance(model.forward, GPTNeoForward)
-    return model.forward.fused
+    assert isinstance(model.forward, DecoderForward)
+    return [block.query_key_value.detached()[0] for block in model.forward.description.blocks]
 
 
 def assert_fused(model: LanguageModel) -> None:
-    assert isinstance(model.forward, GPTNeoForward)
-    for block, fused in zip(model.forward.blocks, model.forward.fused, strict=True):
+    assert isinstance(model.forward, DecoderForward)
+    for block, fused in zip(model.model.transformer.h, fused_weights(model), strict=True):
         attention = block.attn.attention
         weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
         assert torch.equal(fused, torch.cat(weights))
@@ -473,7 +476,7 @@ def test_the_same_twice(name: str, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("temperature, top_k", [(1.0, 0), (0.7, 0), (1.0, 50)])
 def test_a_sample_is_what_one_text_at_a_time_gives(
-    tiny_gpt_neo: LoadedModel, float64_attention: None, temperature: float, top_k: int
+    tiny_gpt_neo: LoadedModel, float64_throughout: None, temperature: float, top_k: int
 ) -> None:
     rollout = draw(double(tiny_gpt_neo), tiny_gpt_neo, sampling=Sampling(temperature=temperature, top_k=top_k))
     plain = copy.deepcopy(tiny_gpt_neo.model).double()
@@ -538,18 +541,18 @@ def test_to_record_changes_no_text(gpt_neo: LoadedModel) -> None:
 
 
 def test_only_a_known_way_is_recorded(
-    tiny_gpt_neo: LoadedModel, tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    tiny_gpt_neo: LoadedModel, tiny_opt: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert draw(tiny_llama.policy(), tiny_llama, record=True).decoded is None
+    assert draw(tiny_opt.policy(), tiny_opt, record=True).decoded is None
     expected = draw(tiny_gpt_neo.policy(), tiny_gpt_neo, record=True)
-    for module in ("attention", "architectures.gpt_neo"):  # as in a build without it
+    for module in ("attention", "decoder"):  # as in a build without it
         monkeypatch.setattr(f"rl_alliteration.lm.{module}.flash_attention", lambda: False)
     rollout = draw(tiny_gpt_neo.policy(), tiny_gpt_neo, record=True)
     assert rollout.decoded is None
     assert torch.equal(rollout.token_ids, expected.token_ids)
 
 
-def test_transformers_own_code_samples_the_same_texts(tiny_gpt_neo: LoadedModel, float64_attention: None) -> None:
+def test_transformers_own_code_samples_the_same_texts(tiny_gpt_neo: LoadedModel, float64_throughout: None) -> None:
     fast, slow = double(tiny_gpt_neo), double(tiny_gpt_neo)
     slow.forward = TransformersForward(slow.model, torch.float64)
     first, second = draw(fast, tiny_gpt_neo, length=60), draw(slow, tiny_gpt_neo, length=60)
@@ -583,7 +586,7 @@ def test_weights_packed_in_another_precision_follow_a_change() -> None:
     from rl_alliteration.lm.linear import Packed
 
     weight = torch.randn(6, 4, dtype=torch.float64)
-    packed = Packed(weight, None, 3, dtype=torch.float32)
+    packed = Packed(lambda: (weight, None), 3, dtype=torch.float32)
     memory = packed._weight.data_ptr()
     weight *= 2
     packed.refresh()
@@ -668,7 +671,7 @@ def test_products_by_onednn_are_those_of_pytorch(
         torch.testing.assert_close(one.grad, other.grad, rtol=error, atol=20 * error)
     flat = x[:, 0]
     gelu = torch.nn.functional.gelu(torch.nn.functional.linear(flat, weight, bias), approximate="tanh")
-    packed = Packed(weight, bias, rows, dtype=dtype, gelu=True)
+    packed = Packed(lambda: (weight, bias), rows, dtype=dtype, gelu=True)
     torch.testing.assert_close(packed(flat).float(), gelu, rtol=error, atol=5 * error)
     with torch.no_grad():
         torch.testing.assert_close(linear(flat, weight, bias, dtype=dtype, gelu=True).float(), gelu, rtol=error,

@@ -68,9 +68,9 @@ def plain_clipped_surrogate(policy: Any, original: Any, texts: list[Row]) -> Ten
     return -total / tokens
 
 
-@pytest.mark.parametrize("name", ["tiny_gpt_neo", "tiny_llama"])  # by what sampling has computed, and without
+@pytest.mark.parametrize("name", ["tiny_gpt_neo", "tiny_opt"])  # by what sampling has computed, and without
 def test_an_own_loss_has_the_gradients_of_plain_autograd(
-    name: str, request: pytest.FixtureRequest, make_config: Callable[..., TrialConfig], float64_attention: None
+    name: str, request: pytest.FixtureRequest, make_config: Callable[..., TrialConfig], float64_throughout: None
 ) -> None:
     loaded = with_ends(request.getfixturevalue(name), ENDS[name], torch.float64)
     trainer = Trainer(make_config(loaded, **FLOAT64), loaded, REWARD, rloo_with(clipped_surrogate))
@@ -88,7 +88,7 @@ def test_an_own_loss_has_the_gradients_of_plain_autograd(
 
 
 def test_the_studys_loss_as_an_own_one_has_the_studys_gradients(
-    tiny_gpt_neo: LoadedModel, make_config: Callable[..., TrialConfig], float64_attention: None
+    tiny_gpt_neo: LoadedModel, make_config: Callable[..., TrialConfig], float64_throughout: None
 ) -> None:
     def by_text(group: Group) -> Tensor:
         means = [(row * kept).sum() / kept.sum() for row, kept in zip(group.log_p, group.mask, strict=True)]

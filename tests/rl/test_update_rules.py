@@ -36,13 +36,13 @@ def trainer_of(loaded: LoadedModel, config: TrialConfig, rule: UpdateRule, rewar
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.credit}-{rule.kl}")
-@pytest.mark.parametrize("name", ["storyteller", "tiny_llama"])  # by what sampling has computed, and without
+@pytest.mark.parametrize("name", ["storyteller", "tiny_opt"])  # by what sampling has computed, and without
 def test_the_slow_loop_in_float64(
     name: str,
     rule: UpdateRule,
     request: pytest.FixtureRequest,
     make_config: Callable[..., TrialConfig],
-    float64_attention: None,
+    float64_throughout: None,
 ) -> None:
     loaded = with_ends(request.getfixturevalue(name), ENDS[name], torch.float64)
     config = make_config(loaded, dtype="float64", max_length=20, learning_rate=1e-4, group_size=5)

@@ -18,6 +18,7 @@ ENDS = {
     "storyteller": frozenset([14]),  # the full stop
     "tiny_gpt_neo": frozenset(range(0, 2048, 64)),
     "tiny_llama": frozenset(range(0, 2048, 64)),
+    "tiny_opt": frozenset(range(0, 2048, 24)),
 }
 
 
