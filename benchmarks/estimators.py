@@ -84,7 +84,7 @@ def _noise(loaded: LoadedModel, asked: Estimators, at: Trainer, where: str, rule
     for rule in rules:
         trainer = trainer_of(loaded, asked.beta, rule)
         trainer.load_state(weights, 0, {})
-        trainer.optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
+        trainer.optimizer.step = lambda: None  # type: ignore[method-assign]
         total, squares = torch.zeros(1, dtype=torch.float64), 0.0
         for _ in range(asked.groups):
             trainer.step()

@@ -14,6 +14,7 @@ import torch
 from nbclient import NotebookClient
 
 from rl_alliteration.lm.loading import LoadedModel
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.rl.rewards import alliteration
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -27,8 +28,9 @@ def test_the_method_fits_into_a_file_of_its_own() -> None:
 
 def test_its_cross_entropy_is_that_of_transformers(storyteller: LoadedModel) -> None:
     ids = storyteller.encode("Once upon a time, a tiny tiger told tales.")
-    expected = storyteller.model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
-    torch.testing.assert_close(rloo_in_one_file.cross_entropy(storyteller.model, ids), expected)
+    model = as_transformers(storyteller.model)
+    expected = model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
+    torch.testing.assert_close(rloo_in_one_file.cross_entropy(model, ids), expected)
 
 
 @pytest.mark.parametrize("text", ["", "one", "the tall tree. The end", 'so "so'])

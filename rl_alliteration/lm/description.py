@@ -237,7 +237,8 @@ class Parameters:
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self._parameters = parameters
-        self.taken: set[str] = set()
+        self.taken: dict[str, Tensor] = {}
+        """Those that were asked for, in that order."""
 
     @classmethod
     def of(cls, model: Any) -> Parameters:
@@ -255,8 +256,7 @@ class Parameters:
             raise Unsupported(f"it has no weights {name}")
         if tuple(found.shape) != shape:
             raise Unsupported(f"its weights {name} are of shape {tuple(found.shape)}, not {shape}")
-        self.taken.add(name)
-        return found
+        return self.taken.setdefault(name, found)
 
     def matrix(self, *names: str, rows: tuple[int, ...], columns: int, bias: bool = False, **how: Any) -> Matrix:
         """A `Matrix` of the weights, and biases, of linear modules with these names; `how` as there."""
@@ -286,4 +286,4 @@ class Parameters:
     @property
     def untaken(self) -> set[str]:
         """Names that nothing has asked for."""
-        return set(self._parameters) - self.taken
+        return set(self._parameters) - set(self.taken)

@@ -12,6 +12,7 @@ from rl_alliteration.lm.decoder import DecoderForward
 from rl_alliteration.lm.description import Parameters, Unsupported
 from rl_alliteration.lm.forward import Forward
 from rl_alliteration.lm.generic import TransformersForward
+from rl_alliteration.lm.weights import Weights, as_transformers
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,20 @@ class LanguageModel:
         """The way that sampling and scoring take through it."""
         self.device_loop: Any = None
         """What sampling on a GPU keeps from group to group."""
+        self.parameters: tuple[torch.Tensor, ...]
+        """All, each once, in an order that does not depend on how the model was loaded."""
         dtype = dtype or model.dtype
+        parameters = Parameters.of(model)
         try:
             if not by_description:
                 raise Unsupported("its description gives other numbers")
-            self.forward = DecoderForward(describe(model.config, Parameters.of(model)), dtype)
+            self.forward = DecoderForward(describe(model.config, parameters), dtype)
+            self.parameters = tuple(parameters.taken.values())
         except Unsupported as reason:
             log.info("%s: sampling and scoring go through transformers' own code: %s", model.config.model_type, reason)
+            model = self.model = as_transformers(model).eval() if isinstance(model, Weights) else model
             self.forward = TransformersForward(model, dtype, cache)
+            self.parameters = tuple(model.parameters())
 
     @property
     def device(self) -> torch.device:

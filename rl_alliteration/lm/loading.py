@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from rl_alliteration.config import DESCRIBED_TEXTS_VERSION, TEXTS_VERSION, TrialConfig, fingerprint_tokenizer
+from rl_alliteration.config import (
+    DESCRIBED_TEXTS_VERSION,
+    SHIPPED_MODELS,
+    TEXTS_VERSION,
+    TrialConfig,
+    fingerprint_tokenizer,
+)
 from rl_alliteration.errors import UserError
 from rl_alliteration.lm.architectures import describe
 from rl_alliteration.lm.checks import (
@@ -34,6 +40,7 @@ from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.sources import commit_of, hub_is_out_of_reach, resolve_source
 from rl_alliteration.lm.user_cache import alone_in_user_cache
+from rl_alliteration.lm.weights import FILE, Weights, as_transformers, read_weights
 
 
 class LoadedModel:
@@ -83,6 +90,8 @@ class LoadedModel:
 
     def longest(self, length: int) -> int:
         """`length`, or less: so many tokens the model can read, by its configuration and by trying."""
+        if isinstance(self.model, Weights):
+            return min(length, self.context or length)
         return longest_readable(TransformersForward(self.model, self.model.dtype), self.model, length)
 
     def fails_in(self, dtype: str) -> str | None:
@@ -103,13 +112,16 @@ class LoadedModel:
     @functools.cached_property
     def cache(self) -> str | None:
         """The model's name for a cache that gives the numbers of scoring anew; None if there is none."""
-        return exact_cache(TransformersForward(self.model, self.model.dtype), self.model)
+        model = as_transformers(self.model) if isinstance(self.model, Weights) else self.model
+        return exact_cache(TransformersForward(model, model.dtype), model)
 
     @functools.cached_property
     def undescribed(self) -> str | None:
         """Why the model goes through transformers' code, for people; None if it has a description here that gives
         transformers' logits.
         """
+        if isinstance(self.model, Weights):
+            return None
         try:
             forward = DecoderForward(describe(self.model.config, Parameters.of(self.model)))
         except Unsupported as reason:
@@ -189,13 +201,17 @@ class LoadedModel:
         return ids
 
 
-def load_model(name: str, *, tokenizer: str | None = None, revision: str | None = None) -> LoadedModel:
+def load_model(
+    name: str, *, tokenizer: str | None = None, revision: str | None = None, checked: bool = False
+) -> LoadedModel:
     """Load weights (float32, on the CPU) and tokenizer.
 
     Args:
         name: a shipped model, a folder, or a hub id.
         tokenizer: the same for the tokenizer; default: the model's own.
         revision: a hub revision of the model.
+        checked: another process has checked the model, as `LoadedModel.differs` is to tell: where it has a
+            description, only its weights are read. The shipped ones have been checked.
 
     Raises:
         UserError: there is no such model or tokenizer, or no hub within reach.
@@ -203,7 +219,7 @@ def load_model(name: str, *, tokenizer: str | None = None, revision: str | None 
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask the hub in the background
     source = resolve_source(name, "--model")
     if Path(source).is_dir():
-        return _load(name, source, tokenizer, revision, offline=False)
+        return _load(name, source, tokenizer, revision, offline=False, checked=checked or name in SHIPPED_MODELS)
     # A commit never changes: what a node has of it needs no hub, and one process fetches it for all of its node.
     fixed = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
     for locked in (False, True):
@@ -216,11 +232,14 @@ def load_model(name: str, *, tokenizer: str | None = None, revision: str | None 
     raise AssertionError
 
 
-def _load(name: str, source: str, tokenizer: str | None, revision: str | None, *, offline: bool) -> LoadedModel:
+def _load(
+    name: str, source: str, tokenizer: str | None, revision: str | None, *, offline: bool, checked: bool = False
+) -> LoadedModel:
     from transformers import AutoTokenizer
 
     with _told_in_one_line("--model", name, offline), _transformers_quiet():
-        model = _load_weights(source, revision or "main", offline)
+        model = _read_weights(Path(source)) if checked else None
+        model = _load_weights(source, revision or "main", offline) if model is None else model
     tokenizer_name = name if tokenizer is None else tokenizer
     tokenizer_source = resolve_source(tokenizer_name, "--tokenizer")
     offline = offline or (tokenizer is not None and hub_is_out_of_reach(tokenizer_source))
@@ -235,10 +254,22 @@ def _load(name: str, source: str, tokenizer: str | None, revision: str | None, *
     if backend is None:
         raise UserError(f"--tokenizer: {tokenizer_name!r} has no fast tokenizer; give one with a tokenizer.json")
     _prepare_tokenizer(loaded)
-    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if isinstance(model, Weights):
+        end = (model.generation or {}).get("eos_token_id")
+    else:
+        end = model.generation_config.eos_token_id if model.generation_config is not None else None
     end = model.config.eos_token_id if end is None else end
     end = loaded.eos_token_id if end is None else end
     ends = list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
+    if not isinstance(model, Weights):
+        _check(model, name, backend, tokenizer_name, ends)
+    return LoadedModel(name, model, loaded, frozenset(ends), commit_of(source, revision))
+
+
+def _check(model: Any, name: str, tokenizer: Tokenizer, tokenizer_name: str, ends: list[Any]) -> None:
+    """Raises:
+    UserError: the model is not causal, or does not fit the tokenizer.
+    """
     forward = TransformersForward(model, model.dtype)
     try:
         problem = not_causal(forward, model)
@@ -248,10 +279,18 @@ def _load(name: str, source: str, tokenizer: str | None, revision: str | None, *
     if problem is not None:
         raise UserError(f"--model: {name!r} cannot be used: {problem}; give a causal language model")
     with _told_in_one_line("--tokenizer", tokenizer_name, offline=False):
-        problem = tokens_beyond(forward, model, backend, ends)
+        problem = tokens_beyond(forward, model, tokenizer, ends)
     if problem is not None:
         raise UserError(f"--tokenizer: {tokenizer_name!r} {problem}")
-    return LoadedModel(name, model, loaded, frozenset(ends), commit_of(source, revision))
+
+
+def _read_weights(folder: Path) -> Weights | None:
+    """Weights alone, see `read_weights`; None where transformers has to load the model."""
+    from transformers import AutoConfig
+
+    if not (folder / FILE).is_file():
+        return None
+    return read_weights(folder, AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
 
 
 def _load_weights(source: str, revision: str, offline: bool) -> Any:

@@ -11,6 +11,7 @@ from rl_alliteration import terminal
 from rl_alliteration.config import STUDY_MAX_LENGTH, STUDY_PROMPT
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sampling import sample, uniforms
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.pretraining.checkpoint import Record
 from rl_alliteration.pretraining.evaluation import WORDS, nats_per_word
 from rl_alliteration.pretraining.settings import Pretraining
@@ -59,9 +60,11 @@ def compare(loaded: LoadedModel, stories: Sequence[str], context: int) -> str:
         extent = f"what {context} tokens hold of them"
         readable = [loaded.tokenizer.encode(story).ids[:context] for story in stories]
         stories = [" ".join(loaded.tokenizer.decode(ids).split()[:-1]) for ids in readable]
-    ours = nats_per_word(loaded.reference().model, loaded.pretrained_tokenizer, stories, context)
+    ours = nats_per_word(as_transformers(loaded.model), loaded.pretrained_tokenizer, stories, context)
     shipped = load_model("storyteller")
-    theirs = nats_per_word(shipped.reference().model, shipped.pretrained_tokenizer, stories, shipped.context or 256)
+    theirs = nats_per_word(
+        as_transformers(shipped.model), shipped.pretrained_tokenizer, stories, shipped.context or 256
+    )
     return (
         f"{ours:.3f} nats a word on {len(stories):,} held-out stories ({extent}); the shipped "
         f"`storyteller` has {theirs:.3f} on the same."

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def make_optimizer(name: str, model: Any, rate: float, momentum: float = 0.0) -> torch.optim.Optimizer:
+class SGD:
+    """Plain gradient descent, which keeps no state: the numbers of PyTorch's own.
+
+    That one brings PyTorch's compiler into the process: a quarter of the time in which a trial starts.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], rate: float) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": rate, "momentum": 0.0}]
+        self.state: dict[Tensor, dict[str, Any]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """parameter − rate · gradient, where there is one."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-group["lr"])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+Optimizer = SGD | torch.optim.Optimizer
+
+
+def make_optimizer(name: str, model: Any, rate: float, momentum: float = 0.0) -> Optimizer:
     """`sgd` or `adamw` for a model's parameters. AdamW has PyTorch's constants, and no weight decay: it would pull
     towards 0, not towards the reference."""
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
-    return torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    if momentum:
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    return SGD(model.parameters(), rate)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, Tensor]:
+def optimizer_state(optimizer: Optimizer, model: Any) -> dict[str, Tensor]:
     """Its state on the CPU, by `WHAT/PARAMETER`; nothing for plain SGD, or before the first step."""
     return {
         f"{what}/{name}": value.detach().cpu().contiguous().clone()
@@ -27,7 +57,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, T
     }
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, model: Any, state: Mapping[str, Tensor]) -> None:
+def load_optimizer_state(optimizer: Optimizer, model: Any, state: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_state`.
 
     Raises:
@@ -48,7 +78,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, model: Any, state: Ma
         optimizer.state[parameters[name]][kind] = kept
 
 
-def _kinds(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+def _kinds(optimizer: Optimizer) -> tuple[str, ...]:
     """What it keeps of each parameter."""
     if isinstance(optimizer, torch.optim.AdamW):
         return "step", "exp_avg", "exp_avg_sq"

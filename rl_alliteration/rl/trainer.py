@@ -206,11 +206,12 @@ class Trainer:
             group = group_of(rollout, log_p, log_q, mask, divergence, self.beta, **numbers)
             scored = functools.partial(self._scored, group, rollout, texts, raw_rewards)
             loss, weights, of_divergence = self._token_weights(self.algorithm, group, scored)
-            torch.autograd.backward(
-                [graph] if divergence is None else [graph, divergence],
-                [weights] if of_divergence is None else [weights, of_divergence],
-            )
-            gradients = [p.grad for p in self.policy.model.parameters() if p.grad is not None]
+            # Of a number, since for given gradients PyTorch imports sympy, which takes longer than the step.
+            surrogate = (graph * weights).sum()
+            if divergence is not None and of_divergence is not None:
+                surrogate = surrogate + (divergence * of_divergence).sum()
+            surrogate.backward()
+            gradients = [p.grad for p in self.policy.parameters if p.grad is not None]
             diagnostics = {
                 # The study's, exact in the stored columns, from which `verify` computes it again.
                 "loss": float(advantages @ cross_entropy) if self.rule.has_studys_loss(self.algorithm) else float(loss),

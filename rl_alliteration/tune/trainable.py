@@ -275,8 +275,11 @@ class TrialTrainable(tune.Trainable):
             raise Failure(f"torch finds no GPU on {socket.gethostname()}, though Ray gave one: see to its driver")
         device = torch.device("cuda" if on_gpu else "cpu")
         self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
-        if self._loaded is None or self._loaded.differs(config):
-            self._loaded = load_model(trial.model, tokenizer=setup.tokenizer, revision=setup.revision)
+        for checked in (True, False):  # what is read without transformers may have other names there
+            if self._loaded is None or self._loaded.differs(config):
+                self._loaded = load_model(
+                    trial.model, tokenizer=setup.tokenizer, revision=setup.revision, checked=checked
+                )
         if (difference := self._loaded.differs(config)) is not None:
             planned = f"is not the one the sweep planned with: {difference}"
             raise Failure(f"the model {trial.model!r} on {socket.gethostname()} {planned}")

@@ -203,14 +203,20 @@ def test_random_configurations(name: str, data: st.DataObject, float64_throughou
     compare(model.double(), 1e-9)
 
 
+# fmt: off
 SMALL: dict[str, Sizes] = {
     "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2},
+    "gpt_neox": {
+        "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48,
+        "tie_word_embeddings": True,
+    },
     "gpt_neo": {"hidden_size": 32, "num_heads": 4, "num_layers": 2, "attention_types": [[["global", "local"], 1]]},
 }
 LIKE_LLAMA: Sizes = {
     "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
     "num_hidden_layers": 2, "head_dim": 8, "sliding_window": 12,
-}  # fmt: skip
+}
+# fmt: on
 
 
 def folder_of(name: str, folder: Path) -> Path:

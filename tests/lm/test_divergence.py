@@ -112,9 +112,9 @@ def test_bfloat16_is_near_float32(storyteller: LoadedModel) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         model = storyteller.policy(dtype=dtype)
         with torch.no_grad():
-            model.model.lm_head.weight.mul_(1.5)
+            model.model.transformer.wte.weight.mul_(1.5)
         _, _, divergence = score_against(log_distributions(storyteller.reference(), ids), model, ids)
         divergence.mean().backward()
-        found.append((divergence.detach(), model.model.lm_head.weight.grad))
+        found.append((divergence.detach(), model.model.transformer.wte.weight.grad))
     assert (found[0][0] - found[1][0]).abs().mean() < 0.05 * found[0][0].mean()
     assert (found[0][1] - found[1][1]).norm() < 0.1 * found[0][1].norm()

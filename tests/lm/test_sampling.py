@@ -22,6 +22,7 @@ from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.sampling import DeviceLoop, Rollout, choose_tokens, log_probabilities, sample, score, uniforms
+from rl_alliteration.lm.weights import as_transformers
 
 PROMPT = "Once upon a time"
 FULL_STOP = frozenset([14])  # an end token that the storyteller samples in most texts
@@ -193,7 +194,7 @@ def test_logits_are_those_of_transformers(gpt_neo: LoadedModel) -> None:
     token_ids = random_ids(3, 100)
     model = gpt_neo.policy()
     assert isinstance(model.forward, DecoderForward)
-    expected = gpt_neo.model(input_ids=token_ids, use_cache=False).logits
+    expected = as_transformers(gpt_neo.model)(input_ids=token_ids, use_cache=False).logits
     torch.testing.assert_close(model.forward.logits(token_ids), expected, rtol=0, atol=1e-4)
 
 
@@ -201,7 +202,7 @@ def test_logits_are_those_of_transformers(gpt_neo: LoadedModel) -> None:
 def test_logits_are_those_of_transformers_in_float64(gpt_neo: LoadedModel, float64_throughout: None) -> None:
     token_ids = random_ids(2, 40)
     model = double(gpt_neo)
-    expected = copy.deepcopy(gpt_neo.model).double()(input_ids=token_ids, use_cache=False).logits
+    expected = as_transformers(gpt_neo.model).double()(input_ids=token_ids, use_cache=False).logits
     torch.testing.assert_close(model.forward.logits(token_ids), expected, rtol=0, atol=1e-11)
 
 

@@ -20,6 +20,7 @@ from trials import EXPERIMENT, planned, run_trial
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import UserError
 from rl_alliteration.lm.loading import LoadedModel, load_model
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.pretraining import command, train
 from rl_alliteration.pretraining.checkpoint import CHECKPOINT
 from rl_alliteration.pretraining.data import encode, read_stories, rows_of_pass
@@ -192,7 +193,7 @@ def test_rows_begin_with_stories_and_passes_differ() -> None:
 
 def test_losses_are_sums_over_tokens_and_words(storyteller: LoadedModel) -> None:
     stories = ["Once upon a time there was a cat.", "One day"]
-    model, tokenizer = storyteller.reference().model, storyteller.pretrained_tokenizer
+    model, tokenizer = as_transformers(storyteller.model), storyteller.pretrained_tokenizer
     plain = 0.0
     for story in stories:
         ids = torch.tensor([storyteller.encode(story)])

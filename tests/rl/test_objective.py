@@ -17,6 +17,7 @@ from trials import EXPERIMENT, planned, rows, run_trial
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.lm.loading import LoadedModel
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.rl import advantages
@@ -78,7 +79,7 @@ def test_an_own_loss_has_the_gradients_of_plain_autograd(
     policy = plain_copy(loaded, weights_of(trainer.policy.model))
     step = trainer.step()
     assert len({text["num_tokens"] for text in step.texts}) > 1
-    loss = plain_clipped_surrogate(policy, loaded.model, step.texts)
+    loss = plain_clipped_surrogate(policy, as_transformers(loaded.model), step.texts)
     loss.backward()
     assert update_of(step)["loss"] == pytest.approx(loss.item(), rel=1e-9)
     norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in policy.parameters()))

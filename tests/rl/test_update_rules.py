@@ -18,6 +18,7 @@ from trainers import ENDS, distance, move_away, plain_copy, update_of, weights_o
 from rl_alliteration.config import CREDITS, KL_TERMS, TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.lm.loading import LoadedModel
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.rl.advantages import get_algorithm
 from rl_alliteration.rl.credit import Scored
 from rl_alliteration.rl.rewards import Reward, get_reward
@@ -52,7 +53,7 @@ def test_the_slow_loop_in_float64(
     assert len({text["num_tokens"] for text in step.texts}) > 2
     assert any(text["raw_reward"] for text in step.texts)
     decode = lambda ids: loaded.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
-    loss = slow_loss(policy, loaded.model, step.texts, get_reward(REWARD), decode, config, rule)
+    loss = slow_loss(policy, as_transformers(loaded.model), step.texts, get_reward(REWARD), decode, config, rule)
     loss.backward()
     if not rule.is_study:
         assert update_of(step)["loss"] == pytest.approx(loss.item(), rel=1e-9)

@@ -9,6 +9,7 @@ import torch
 
 from rl_alliteration.config import ORIGINAL, TrialConfig
 from rl_alliteration.lm.loading import LoadedModel
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.rl.advantages import get_algorithm
 from rl_alliteration.rl.rewards import Reward, get_reward
 from rl_alliteration.rl.trainer import Row, Step, Trainer
@@ -51,7 +52,7 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def plain_copy(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> Any:
     """The policy as transformers has it: nothing fused."""
-    model = copy.deepcopy(loaded.model).eval().requires_grad_(True)
+    model = as_transformers(loaded.model).eval().requires_grad_(True)
     model.load_state_dict(weights, strict=False)  # tied weights are listed once
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     return model

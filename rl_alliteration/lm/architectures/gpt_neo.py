@@ -17,8 +17,11 @@ def gpt_neo(config: Any, parameters: Parameters) -> Description:
         name = f"transformer.h.{index}"
         attention = f"{name}.attn.attention"
         projections = [f"{attention}.{part}_proj" for part in "qkv"]
+        norm = parameters.layer_norm(f"{name}.ln_1", width, epsilon)
+        for part in "kvq":  # in transformers' order, in which the norm of a gradient has always been summed
+            parameters(f"{attention}.{part}_proj.weight", width, width)
         return Block(
-            attention_norm=parameters.layer_norm(f"{name}.ln_1", width, epsilon),
+            attention_norm=norm,
             query_key_value=parameters.matrix(*projections, rows=(width,) * 3, columns=width),
             output=parameters.matrix(f"{attention}.out_proj", rows=(width,), columns=width, bias=True),
             feed_forward_norm=parameters.layer_norm(f"{name}.ln_2", width, epsilon),

@@ -1,0 +1,159 @@
+"""Weights that are read without transformers' modelling code: the same model, in less time."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import save_folder
+from test_descriptions import SMALL, folder_of
+from trainers import make_trainer
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from rl_alliteration.config import SHIPPED_MODELS, TrialConfig
+from rl_alliteration.errors import UserError
+from rl_alliteration.lm.architectures import ARCHITECTURES
+from rl_alliteration.lm.loading import LoadedModel, load_model
+from rl_alliteration.lm.weights import Weights, as_transformers
+
+
+def both(folder: Path) -> tuple[LoadedModel, LoadedModel]:
+    """A model as a trial reads it, and as transformers loads it."""
+    return load_model(str(folder), checked=True), load_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_is_the_same_either_way(name: str, tmp_path: Path, make_config: Callable[..., TrialConfig]) -> None:
+    alone, whole = both(folder_of(name, tmp_path))
+    assert isinstance(alone.model, Weights)
+    assert not isinstance(whole.model, Weights)
+    assert alone.differs(make_config(whole)) is None
+    assert alone.texts_version == whole.texts_version
+    assert alone.end_tokens == whole.end_tokens == {0}
+    for length in (10, 10**6):
+        assert alone.longest(length) == whole.longest(length)
+    steps = [make_trainer(loaded, make_config(whole)).step() for loaded in (alone, whole)]
+    assert steps[0].texts == steps[1].texts
+    updates = [{key: value for key, value in (step.update or {}).items() if "seconds" not in key} for step in steps]
+    assert updates[0] == updates[1], "the norm of the gradient to the last bit"
+
+
+@pytest.mark.parametrize("name", SHIPPED_MODELS)
+def test_the_shipped_models_are_what_transformers_loads(name: str, tmp_path: Path) -> None:
+    loaded = load_model(name)
+    assert isinstance(loaded.model, Weights)
+    loaded.model.save_pretrained(tmp_path)
+    loaded.pretrained_tokenizer.save_pretrained(tmp_path)
+    again = load_model(str(tmp_path))
+    assert not isinstance(again.model, Weights)
+    assert again.weights_fingerprint == loaded.weights_fingerprint
+    assert again.architecture_fingerprint == loaded.architecture_fingerprint
+    assert again.end_tokens == loaded.end_tokens
+    order = [parameter.shape for parameter in again.policy().model.parameters()]
+    assert [parameter.shape for parameter in loaded.policy().parameters] == order, "of the sum in a gradient's norm"
+
+
+def test_other_names_in_a_file_than_in_transformers_show_in_the_fingerprint(
+    tmp_path: Path, make_config: Callable[..., TrialConfig]
+) -> None:
+    """Pythia's output is `embed_out` in files: a trial then has transformers load the model."""
+    config = GPTNeoXConfig(**SMALL["gpt_neox"] | {"vocab_size": 2048, "tie_word_embeddings": False})
+    alone, whole = both(save_folder(tmp_path, GPTNeoXForCausalLM(config)))
+    assert alone.differs(make_config(whole)) == (None if isinstance(whole.model, Weights) else "its weights differ")
+
+
+def test_a_copy_for_transformers_shares_nothing(storyteller: LoadedModel) -> None:
+    plain = as_transformers(storyteller.model)
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            storyteller.reference().forward.logits(ids), plain(input_ids=ids).logits, rtol=0, atol=1e-4
+        )
+        for parameter in plain.parameters():
+            parameter.zero_()
+    assert all(bool(parameter.any()) for parameter in storyteller.model.parameters())
+
+
+def broken(folder: Path, how: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+        return
+    tensors = load_file(file)
+    last = "model.norm.weight"
+    if how == "missing":
+        del tensors[last]
+    elif how == "shape":
+        tensors[last] = torch.ones(3)
+    elif how == "not finite":
+        tensors[last][0] = float("nan")
+    else:
+        tensors["model.layers.0.mlp.other.weight"] = torch.ones(3)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("how", ["cut", "missing", "shape", "not finite"])
+def test_what_is_wrong_with_a_file_is_told_as_ever(how: str, tmp_path: Path) -> None:
+    folder = folder_of("llama", tmp_path)
+    broken(folder, how)
+    messages = []
+    for checked in (True, False):
+        with pytest.raises(UserError) as caught:
+            load_model(str(folder), checked=checked)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_what_no_description_reads_is_left_to_transformers(tmp_path: Path, tiny_opt_folder: Path) -> None:
+    others = folder_of("llama", tmp_path / "other")
+    broken(others, "another tensor")
+    as_bin = save_folder(
+        tmp_path / "bin", load_model(str(folder_of("gpt2", tmp_path / "gpt2"))).model, safetensors=False
+    )
+    for folder in (tiny_opt_folder, others, as_bin):
+        assert not isinstance(load_model(str(folder), checked=True).model, Weights)
+
+
+def test_a_trial_of_before_there_were_descriptions_gets_transformers(
+    tmp_path: Path, make_config: Callable[..., TrialConfig]
+) -> None:
+    alone, whole = both(folder_of("llama", tmp_path))
+    config = dataclasses.replace(make_config(whole), texts_version=4)
+    steps = [make_trainer(loaded, config).step() for loaded in (alone, whole)]
+    assert steps[0].texts == steps[1].texts
+
+
+def test_reading_weights_imports_no_modelling_code(tmp_path: Path) -> None:
+    """Nor a step of training PyTorch's compiler: each takes as long as all else."""
+    folder = folder_of("gpt_neo", tmp_path)  # the configuration of Llama, in transformers, brings both
+    program = f"""
+import sys
+from rl_alliteration.lm.loading import load_model
+from rl_alliteration.lm.sampling import sample, score, uniforms
+from rl_alliteration.rl.optimizers import make_optimizer
+policy = load_model({str(folder)!r}, checked=True).policy()
+optimizer = make_optimizer("sgd", policy.model, 0.1)
+rollout = sample(policy, [1, 2], uniforms(0, 0, 4, 12), end_tokens=frozenset(), record=True)
+score(policy, rollout.token_ids, rollout.decoded)[0].sum().backward()
+optimizer.step()
+print(*[name for name in ("torch._dynamo", "torch.distributed.tensor", "scipy", "sympy", "transformers.modeling_utils")
+        if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_policy_in_another_place_keeps_its_weights_apart(storyteller: LoadedModel) -> None:
+    other: Any = copy.deepcopy(storyteller.model)
+    with torch.no_grad():
+        other.transformer.wte.weight.zero_()
+    assert bool(storyteller.model.transformer.wte.weight.any())
