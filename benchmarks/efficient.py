@@ -1,7 +1,21 @@
 """What the preset `efficient` comes to, trial by trial: the table of docs/yardsticks.md.
 
-python -m tune_jobs.efficient --storage STORAGE --seed 0 1 2 3 4    the run
-python benchmarks/efficient.py STORAGE [EXPERIMENT]                 → benchmarks/results/efficient.md
+    python benchmarks/efficient.py STORAGE [EXPERIMENT]    → benchmarks/results/efficient.md
+
+The rules of the run, written before it:
+
+Chosen on seeds 0 to 3 are the preset (credit, KL, schedule, group, rate), at beta 100, and the beta of a long trial:
+the lowest of 103, 105 and 120 at which all four trials keep variety and sense over their last 300 texts. It is 105.
+
+Then, on seeds 100 to 104, which nothing was chosen on, each trial reported and none run a second time:
+
+    S="--storage STORAGE --seed 100 101 102 103 104 --original-texts 20000"
+    python -m tune_jobs.efficient $S --experiment efficient_betas --beta 10 20 30 60 80 100 --max-generations 3600
+    python -m tune_jobs.efficient $S --experiment efficient_long --beta 105
+
+The study's update at the same betas, seeds and 3,600 texts is `python -m tune_jobs.study`, of which
+`benchmarks/results/study.json.gz` keeps the figures. A trial's end is its last 300 texts; an interval is a mean over
+seeds with Student's t.
 """
 
 from __future__ import annotations
