@@ -25,15 +25,15 @@ def write(folder: Path) -> None:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         sys.exit(f"{PACKAGE} is not installed; {__doc__}")
-    source = {"pretrained_model_name_or_path": Path(found.origin).parent, "gguf_file": FILE}
-    quantized: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    source = Path(found.origin).parent
+    quantized: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32)
     config = quantized.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # transformers would not save it
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=FILE).save_pretrained(folder)
 
 
 if __name__ == "__main__":

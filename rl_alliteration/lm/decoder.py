@@ -26,7 +26,7 @@ from rl_alliteration.lm.attention import (
 )
 from rl_alliteration.lm.description import Block, Description, Matrix, Norm, Rotary
 from rl_alliteration.lm.forward import Decoded
-from rl_alliteration.lm.linear import Packed, known_linear, linear
+from rl_alliteration.lm.linear import Packed, known_linear, known_linear_of, linear
 
 
 class DecoderForward:
@@ -182,13 +182,18 @@ class DecoderForward:
                 heads = projected.view(length, -1, model.all_heads, model.head_width).permute(1, 2, 0, 3)
                 merged = known_attention(self._placed(block, heads, 0, length), *known[1:])
             middle = self._known_sum(x, block.output, merged, block.output_norm, middle)
-            source = block.feed_forward_norm(x if model.parallel else middle)
-            weight, bias = block.expand.weight(), block.expand.bias()
+            norm, source = block.feed_forward_norm, x if model.parallel else middle
+            expand = block.expand.weight(), block.expand.bias()
             if model.records_activation:
-                activation = known_gelu(linear(source, weight, bias, dtype=self.dtype), hidden)
+                activation = known_gelu(linear(norm(source), *expand, dtype=self.dtype), hidden)
+                x = self._known_sum(middle, block.contract, activation, block.contract_norm, output)
+                continue
+            before = known_linear_of(norm.of, source, norm.parameters, *expand, hidden, dtype=self.dtype)
+            contract = block.contract.weight(), block.contract.bias()
+            if block.contract_norm is None:
+                x = known_linear_of(model.activate, before, (), *contract, output, dtype=self.dtype, added_to=middle)
             else:
-                activation = model.activate(known_linear(source, weight, bias, hidden, dtype=self.dtype))
-            x = self._known_sum(middle, block.contract, activation, block.contract_norm, output)
+                x = middle + block.contract_norm(linear(model.activate(before), *contract, dtype=self.dtype))
         logits = kept.logits.flatten(0, 1)
         return known_linear(model.norm(x), model.head.weight(), model.head.bias(), logits, dtype=self.dtype)
 

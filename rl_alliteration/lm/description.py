@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rl_alliteration.lm.norms import rms_norm
 
@@ -67,10 +68,18 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Over the last dimension, in `x`'s precision."""
+        return self.of(x, *self.parameters)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Weight and, if there is one, bias."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def of(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The norm with these parameters instead of its own."""
         if not self.by_mean_square:
-            return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-        weight = self.weight + self.added_to_weight if self.added_to_weight else self.weight
-        return rms_norm(x, weight, self.epsilon)
+            return torch.layer_norm(x, weight.shape, weight, bias, self.epsilon)
+        return rms_norm(x, weight + self.added_to_weight if self.added_to_weight else weight, self.epsilon)
 
 
 class Matrix:
@@ -105,7 +114,7 @@ class Matrix:
 
     def weight(self) -> Tensor:
         """As the parameters are now; differentiable in them."""
-        return self._arranged(torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0])
+        return self._arranged(self.parts[0] if self._whole is None else _Whole.apply(self._whole, *self.parts))  # type: ignore[no-untyped-call]  # PyTorch's
 
     def bias(self) -> Tensor | None:
         """As the parameters are now; differentiable in them."""
@@ -143,6 +152,20 @@ def _in_one_memory(parts: tuple[Tensor, ...]) -> Tensor:
         for part, memory in zip(parts, whole.split([len(part) for part in parts]), strict=True):
             part.data = memory
     return whole
+
+
+class _Whole(torch.autograd.Function):
+    """Parts of one memory as that memory: no copy to be kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, *parts: Tensor) -> Tensor:
+        ctx.rows = [len(part) for part in parts]
+        return whole.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *gradient.split(ctx.rows)
 
 
 @dataclasses.dataclass(frozen=True)

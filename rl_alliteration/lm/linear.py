@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _PIECE = 8192
 _FEW_ROWS = 4  # below it a product is bound by memory, and MKL has less overhead
@@ -73,6 +74,24 @@ def known_linear(
     """`added_to + linear(x, weight, bias, dtype=dtype)`, (N, D), known to be `result`: for its gradients."""
     known: Tensor = _KnownLinear.apply(  # type: ignore[no-untyped-call]  # PyTorch's is not annotated
         x, weight, bias, result, dtype, added_to
+    )
+    return known
+
+
+def known_linear_of(
+    function: Callable[..., Tensor],
+    x: Tensor,
+    inner: tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor | None,
+    result: Tensor,
+    *,
+    dtype: torch.dtype,
+    added_to: Tensor | None = None,
+) -> Tensor:
+    """`known_linear` of `function(x, *inner)`, (N, C), which the backward pass computes: nothing before needs it."""
+    known: Tensor = _KnownLinearOf.apply(  # type: ignore[no-untyped-call]  # as above
+        function, x, weight, bias, result, dtype, added_to, *inner
     )
     return known
 
@@ -160,6 +179,42 @@ class _KnownLinear(torch.autograd.Function):
         of_x, of_weight = gradients_of_product(gradient, *ctx.saved_tensors, *ctx.dtypes)
         of_bias = gradient.sum(0, dtype=ctx.dtypes[1]) if ctx.has_bias else None
         return of_x, of_weight, of_bias, None, None, gradient if ctx.is_added else None
+
+
+class _KnownLinearOf(torch.autograd.Function):
+    """See `known_linear_of`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[..., Tensor],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        result: Tensor,
+        dtype: torch.dtype,
+        added_to: Tensor | None,
+        *inner: Tensor,
+    ) -> Tensor:
+        ctx.function, ctx.dtype, ctx.weight_dtype = function, dtype, weight.dtype
+        ctx.has_bias, ctx.is_added = bias is not None, added_to is not None
+        ctx.save_for_backward(x, weight.to(dtype), *inner)
+        return result.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *inner = ctx.saved_tensors
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in (x, *inner)]
+            source = ctx.function(*leaves)
+        given = source.detach().to(ctx.dtype)
+        of_source, of_weight = gradients_of_product(gradient, given, weight, source.dtype, ctx.weight_dtype)
+        of_bias = gradient.sum(0, dtype=ctx.weight_dtype) if ctx.has_bias else None
+        with torch.enable_grad():
+            surrogate = (source * of_source).sum()  # for given gradients PyTorch would import sympy
+        of_x, *of_inner = torch.autograd.grad(surrogate, leaves)
+        return None, of_x, of_weight, of_bias, None, None, gradient if ctx.is_added else None, *of_inner
 
 
 def gradients_of_product(

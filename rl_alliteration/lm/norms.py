@@ -31,14 +31,14 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         factor = _factor(x, epsilon)
-        normalised = x * factor
-        ctx.save_for_backward(normalised, factor, weight)
-        return normalised * weight
+        ctx.save_for_backward(x, factor, weight)  # what is computed again takes a pass, to keep it takes memory
+        return x * factor * weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        normalised, factor, weight = ctx.saved_tensors
+        x, factor, weight = ctx.saved_tensors
+        normalised = x * factor
         product = gradient * normalised
         along = (product @ weight).div_(-len(weight)).unsqueeze(-1)
         of_x = torch.mul(normalised, along).addcmul_(gradient, weight).mul_(factor)
