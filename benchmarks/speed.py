@@ -36,7 +36,8 @@ CONTESTANTS = ("study", "trl", "batched", "ours", "ours-bfloat16")
 class Speed:
     """Ours and the peers, side by side in one run."""
 
-    model: Literal["shipped", "33m"] = "shipped"
+    model: str = "shipped"
+    """`shipped`; `33m` or `llama`, with random weights of the study's shape or of the shipped model's; or a folder."""
     threads: int = 1
     contestants: Annotated[tuple[str, ...], tyro.conf.arg(help=f"among {', '.join(CONTESTANTS)}")] = CONTESTANTS
     repetitions: int = 7
@@ -53,9 +54,11 @@ def main() -> None:
         return
     speed = tyro.cli(Speed)
     with tempfile.TemporaryDirectory() as folder:
-        if speed.model == "33m":
-            subprocess.run([sys.executable, __file__, "--worker", "make-33m", folder, "1", "cpu"], check=True)
-        model = folder if speed.model == "33m" else "storyteller"
+        if speed.model in RANDOM:
+            subprocess.run(
+                [sys.executable, __file__, "--worker", f"make-{speed.model}", folder, "1", "cpu"], check=True
+            )
+        model = folder if speed.model in RANDOM else {"shipped": "storyteller"}.get(speed.model, speed.model)
         names = [*speed.contestants, "floor"]
         workers = [Worker(name, model, speed.threads, speed.device) for name in names]
         seconds = dict(zip(names, take_turns(workers, speed.warm_up, speed.repetitions), strict=True))
@@ -108,8 +111,8 @@ def _work(name: str, model: str, threads: str, device: str) -> None:
     import torch
 
     torch.set_num_threads(int(threads))
-    if name == "make-33m":
-        _make_33m(Path(model))
+    if name.startswith("make-"):
+        RANDOM[name.removeprefix("make-")](Path(model))
         return
     _Turns(MAKERS[name](model, device), device).run()
 
@@ -159,7 +162,7 @@ def _ours(dtype: str) -> Callable[[str, str], Contestant]:
         from rl_alliteration.rl.trainer import Trainer
         from rl_alliteration.tune.plan import Sweep, plan, resolve
 
-        loaded = load_model(model)
+        loaded = load_model(model, checked=True)  # as a trial does
         sweep = resolve(
             Sweep(
                 storage="unused",
@@ -374,6 +377,25 @@ def _make_33m(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
 
 
+def _make_llama(folder: Path) -> None:
+    """A Llama of the shipped model's size with random weights, and the shipped model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from rl_alliteration.lm.sources import resolve_source
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2048, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_source("storyteller", "--model")).save_pretrained(folder)
+
+
+RANDOM: dict[str, Callable[[Path], None]] = {"33m": _make_33m, "llama": _make_llama}
+
+
 def _table(speed: Speed, seconds: dict[str, list[float]], notes: dict[str, dict[str, Any]]) -> str:
     return "\n".join(_lines(speed, seconds, notes)) + "\n"
 
@@ -383,10 +405,11 @@ def _lines(speed: Speed, seconds: dict[str, list[float]], notes: dict[str, dict[
     # Sampling 1, the reference 1, the update 3 passes of 2 operations a parameter and token.
     operations = 2 * 5 * notes["floor"]["parameters"] * GROUP * LENGTH / 1e9
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "trl"))
-    yield f"# One RLOO step, {speed.model} model, {speed.device}, {speed.threads} threads"
+    model = Path(speed.model).name  # of a folder
+    yield f"# One RLOO step, {model} model, {speed.device}, {speed.threads} threads"
     yield ""
     yield f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · {hardware(speed.device)} · {versions}"
-    yield f"`python benchmarks/speed.py --model {speed.model} --threads {speed.threads} --device {speed.device}`"
+    yield f"`python benchmarks/speed.py --model {model} --threads {speed.threads} --device {speed.device}`"
     yield (
         f"{speed.repetitions} repetitions in turn; {operations:.0f} GFLOP; the machine's matrix products: "
         f"{rates['float32']:.0f} GFLOP/s float32, {rates['bfloat16']:.0f} bfloat16"

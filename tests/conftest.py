@@ -8,6 +8,9 @@ from heads import TOKEN, ray_head
 
 # One token for all: a process keeps the mode that it has imported Ray with, and the first token that it has seen.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # of commands too: on a busy machine threads that wait for one another take all of it
+)
 
 import importlib
 import shutil
