@@ -20,10 +20,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from efficient import AT_THE_END
-from scipy import stats
+from efficient import interval
 
 from rl_alliteration import Sweep, open_results, run
+from rl_alliteration.analysis.types import FINAL_TEXTS
 
 OUTPUT = Path(__file__).parent / "results" / "ablation.md"
 UPDATES: dict[str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ def ends(storage: str, stage: str) -> dict[Setting, dict[int, dict[str, float]]]
         FROM windows w JOIN trials t USING (experiment, trial_id), (SELECT unnest({list(LENGTHS)}) AS texts)
         WHERE w.algorithm <> 'original' AND t.status = 'finished' AND starts_with(experiment, '{stage}')
             AND (texts = t.generations OR texts < t.generations AND t.config ->> 'schedule' = 'constant')
-            AND w.first_generation >= texts - {AT_THE_END} AND w.last_generation < texts
+            AND w.first_generation >= texts - {FINAL_TEXTS} AND w.last_generation < texts
         GROUP BY ALL
     """)
     found: dict[Setting, dict[int, dict[str, float]]] = defaultdict(dict)
@@ -105,16 +105,6 @@ def run_finals(storage: str) -> None:
     for name, (rate,) in best_rates(storage, FIRST + SECOND, 1).items():
         for texts in LENGTHS if "schedule" in UPDATES[name] else LENGTHS[-1:]:
             sweep(storage, f"{FINALS}_{texts}", name, (rate,), FINAL, texts)
-
-
-def interval(values: list[float]) -> str:
-    """Mean and, of several, its interval of 95% by Student's t."""
-    if len(values) < 2:
-        return f"{values[0]:.1f} (one seed)"
-    width = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return (
-        f"{statistics.mean(values):.1f} [{statistics.mean(values) - width:.1f}, {statistics.mean(values) + width:.1f}]"
-    )
 
 
 def table(storage: str, stage: str) -> list[str]:

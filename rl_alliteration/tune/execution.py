@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rl_alliteration.config import PlannedTrial
-from rl_alliteration.errors import Failure
+from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results.storage import Storage, check_location, open_storage
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import submission
-from rl_alliteration.tune.plan import Sweep, plan, resolve
+from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, resolve
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,33 @@ class Prepared:
     loaded: LoadedModel
     storage: Storage | None
     """None for a dry run."""
+
+
+def memory_of(trials: Sequence[PlannedTrial], loaded: LoadedModel) -> int | None:
+    """About the most bytes that one of the trials takes on a CPU; None if that is not known."""
+    from rl_alliteration.lm.memory import step_bytes
+
+    steps = {(trial.config.group_size, trial.config.max_length) for trial in trials}
+    found = [step_bytes(loaded.model, *step) for step in steps]
+    return None if None in found else max(size for size in found if size is not None)
+
+
+def check_memory(sweep: Sweep, trials: Sequence[PlannedTrial], loaded: LoadedModel) -> None:
+    """Refuse trials of which not even one fits into this machine, where it is to run them without a GPU.
+
+    Raises:
+        UserError: one does not.
+    """
+    from rl_alliteration.lm.memory import machine_bytes
+
+    if submission.ray_address(sweep) != "local" or gpus_asked(sweep):
+        return
+    needed, there = memory_of(trials, loaded), machine_bytes()
+    if needed is not None and there is not None and needed > there:
+        raise UserError(
+            f"--group-size: a trial would take about {needed / 2**30:,.0f} GiB of memory, this machine has "
+            f"{there / 2**30:,.0f}; give a smaller --group-size, --max-length or --model"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +119,7 @@ def execute_sweep(prepared: Prepared, console: Screen) -> Ended:
     assert storage is not None and sweep.experiment is not None
     if loaded.undescribed is not None:
         console.say(f"sampling and scoring go through transformers' own code, which is slower: {loaded.undescribed}")
+    check_memory(sweep, prepared.trials, loaded)
     submission.use_own_token(submission.ray_address(sweep))
     from rl_alliteration.tune.driver import run_sweep
 
@@ -113,7 +142,8 @@ def execute_search(search: Search, console: Screen) -> Ended:
     from rl_alliteration.lm.loading import load_model
 
     loaded = load_model(search.model, tokenizer=search.tokenizer, revision=search.revision)
-    plan(sweep_of(search), loaded)  # whether prompt and length fit the model
+    # Whether prompt and length fit the model, and a trial the machine.
+    check_memory(sweep_of(search), plan(sweep_of(search), loaded), loaded)
     assert search.experiment is not None
     submission.use_own_token(submission.ray_address(sweep_of(search)))
     from rl_alliteration.tune.driver import run_search

@@ -267,7 +267,21 @@ def test_a_dry_run_lists_and_starts_nothing(capsys: pytest.CaptureFixture[str], 
     assert code == 0
     assert out.count("rloo-beta") == 6
     assert "7 trials, 22,600 texts" in out
+    assert "about 0.6 GiB of memory for each trial that runs" in out
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("command", [("sweep",), ("search", "--trials", "2")])
+def test_trials_that_fit_into_no_machine_are_refused_before_they_start(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    most = ("--group-size", "1000000", "--max-generations", "2000000", "--checkpoint-every", "1000000")
+    where = ("--storage", str(tmp_path), "--experiment", "large", "--beta", "10", "20", "--algorithm", "rloo")
+    code, _, err = run(capsys, *command, *where, *most)
+    assert code == 2
+    assert "--group-size: a trial would take about" in err and "GiB of memory, this machine has" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_prompts_come_from_flags_or_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from rl_alliteration.lm.sampling import DeviceLoop, sample, score, uniforms
 Sizes = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 TOKENS = 300
-LENGTH = 40
+LENGTH = 24
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -55,7 +55,7 @@ def gpt_neo(draw: Draw) -> Sizes:
     return {
         "hidden_size": heads * draw(st.sampled_from([4, 8, 16])), "num_heads": heads, "num_layers": 2,
         "attention_types": [[[draw(st.sampled_from(["global", "local"])), "local"], 1]],
-        "window_size": draw(st.integers(1, 50)), "max_position_embeddings": 64, "activation_function": draw(GELUS),
+        "window_size": draw(st.integers(1, 30)), "max_position_embeddings": 64, "activation_function": draw(GELUS),
         "intermediate_size": draw(st.sampled_from([None, 24])),
     }  # fmt: skip
 
@@ -90,7 +90,7 @@ def llama(draw: Draw, *, head_width: bool = True) -> Sizes:
 
 
 def window(draw: Draw) -> Sizes:
-    return {"sliding_window": draw(st.integers(1, 50))}
+    return {"sliding_window": draw(st.integers(1, 30))}
 
 
 RANDOM: dict[str, tuple[str, Callable[[Draw], Sizes]]] = {
@@ -165,12 +165,12 @@ def same(found: torch.Tensor, expected: torch.Tensor, error: float) -> None:
     assert float((found - expected).abs().max()) <= error * float(expected.abs().max())
 
 
-def compare(model: Any, error: float) -> None:
+def compare(model: Any, error: float, *prompts: int) -> None:
     """Logits and gradients, by scoring and by what decoding has computed, against transformers' code."""
     plain = copy.deepcopy(model)
     forward = DecoderForward(describe(model.config, Parameters.of(model)))
-    for prompt, texts in ((1, 3), (7, 2)):
-        ids = tokens(texts, seed=prompt)
+    for prompt in prompts:
+        ids = tokens(3, seed=prompt)
         ids[:, :prompt] = ids[0, :prompt]
         expected = plain(input_ids=ids, use_cache=False).logits
         seed = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(expected)
@@ -199,8 +199,8 @@ def compare(model: Any, error: float) -> None:
 def test_random_configurations(name: str, data: st.DataObject, float64_throughout: None) -> None:
     kind, sizes = RANDOM[name]
     model = built(kind, sizes(data.draw))
-    compare(copy.deepcopy(model), 1e-4)
-    compare(model.double(), 1e-9)
+    compare(copy.deepcopy(model), 1e-4, 7)
+    compare(model.double(), 1e-9, 1, 7)
 
 
 # fmt: off

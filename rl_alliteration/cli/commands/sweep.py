@@ -16,7 +16,7 @@ from rl_alliteration.config import ORIGINAL
 from rl_alliteration.names import update_words
 from rl_alliteration.terminal import Grid, Screen
 from rl_alliteration.tune import plan
-from rl_alliteration.tune.execution import Ended, Prepared, execute_sweep, prepare_sweep
+from rl_alliteration.tune.execution import Ended, Prepared, execute_sweep, memory_of, prepare_sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,9 @@ def _print_plan(console: Screen, prepared: Prepared) -> None:
     texts = sum(trial.max_generations for trial in prepared.trials)
     # Of each trial the two newest checkpoints and that of its end; the original needs none.
     bytes_needed = texts * _BYTES_PER_TEXT + (len(prepared.trials) - 1) * 3 * 4 * parameters
-    console.say(f"{len(prepared.trials)} trials, {texts:,} texts, about {bytes_needed / 1e6:,.0f} MB on disk")
+    memory = memory_of(prepared.trials, prepared.loaded)
+    each = "" if memory is None else f"; about {memory / 2**30:.1f} GiB of memory for each trial that runs"
+    console.say(f"{len(prepared.trials)} trials, {texts:,} texts, about {bytes_needed / 1e6:,.0f} MB on disk{each}")
 
 
 _BYTES_PER_TEXT = 1_300  # measured: Parquet, checksums and TensorBoard of 100-token texts
