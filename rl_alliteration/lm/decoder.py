@@ -258,7 +258,7 @@ class DecoderForward:
             return heads
         query, key, value = self._kind(block).split(heads)
         if block.query_norm is not None and block.key_norm is not None:
-            query, key = block.query_norm(query), block.key_norm(key)
+            query, key = block.query_norm(query).to(heads.dtype), block.key_norm(key).to(heads.dtype)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         return torch.cat([query, key, value], -3)

@@ -23,7 +23,7 @@ from rl_alliteration.lm.description import Parameters, Unsupported
 from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import load_model
-from rl_alliteration.lm.sampling import DeviceLoop, sample, score, uniforms
+from rl_alliteration.lm.sampling import DeviceLoop, log_probabilities, sample, score, uniforms
 
 Sizes = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -266,6 +266,21 @@ def test_the_loop_for_devices_samples_the_same(name: str, tmp_path: Path) -> Non
         token_ids, log_p = DeviceLoop.of(model, 4, 40, Sampling()).run(prompt, chances)
     assert torch.equal(token_ids, expected.token_ids)
     torch.testing.assert_close(log_p, expected.log_probabilities, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_attention_in_a_low_precision(name: str, tmp_path: Path) -> None:
+    """As on a GPU, where queries, keys and values are in the precision of products."""
+    loaded = load_model(str(folder_of(name, tmp_path)))
+    expected = sample(loaded.policy(), [3, 5, 7], uniforms(0, 0, 4, 12), end_tokens=frozenset())
+    model = loaded.policy(dtype=torch.bfloat16)
+    assert isinstance(model.forward, DecoderForward)
+    model.forward.attention_dtype = torch.bfloat16
+    with torch.inference_mode():
+        loop = DeviceLoop.of(model, 4, 12, Sampling())
+        loop.run(torch.tensor([3, 5, 7]), uniforms(0, 0, 4, 12))
+        found = log_probabilities(model, expected.token_ids)[:, 2:]
+    torch.testing.assert_close(found.float(), expected.log_probabilities, rtol=0, atol=0.2)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
