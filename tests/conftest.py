@@ -37,7 +37,7 @@ VOCABULARY = 2048  # the storyteller's
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not any(item.get_closest_marker(marker) for marker in ("ray", "chaos", "browser")):
+        if not any(item.get_closest_marker(marker) for marker in ("ray", "chaos", "browser", "real")):
             item.add_marker(pytest.mark.unit)
 
 
