@@ -29,7 +29,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import study
 from scipy import stats
 
@@ -108,10 +107,10 @@ def by_trial(found: Sequence[Trial]) -> list[str]:
     return lines
 
 
-def at_reward(trial: Trial, reward: float) -> float:
-    """KL, nats a text, of the first full window with this raw reward; nan if none has it."""
-    high = np.flatnonzero((trial.metrics["raw_reward"] >= reward) & trial.full)
-    return float(trial.metrics["kl_per_text"][high[0]]) if len(high) else float("nan")
+def at_reward(trial: Trial, reward: float) -> tuple[float, float]:
+    """KL, nats a text, of the first full window with this raw reward, and least of all that have it; nan if none."""
+    found = trial.metrics["kl_per_text"][(trial.metrics["raw_reward"] >= reward) & trial.full]
+    return (float(found[0]), float(found.min())) if len(found) else (float("nan"), float("nan"))
 
 
 def within(trial: Trial, nats: float) -> float:
@@ -138,10 +137,12 @@ def figures(run: Sequence[Trial], of_study: Sequence[Trial], original: Original)
         theirs = [trial for trial in of_study if trial.beta == beta]
         reward = statistics.mean(trial.final("raw_reward") for trial in theirs)
         cost = statistics.mean(trial.final("kl_per_text") for trial in theirs)
-        shares = [at_reward(trial, reward) / cost for trial in short if trial.beta == beta]
+        first, least = (
+            [100 * at_reward(trial, reward)[place] / cost for trial in short if trial.beta == beta] for place in (0, 1)
+        )
         lines.append(
-            f"- beta {beta:g}: the first window with the raw reward that the study's update ends with ({reward:.1f}) "
-            f"has {interval([100 * share for share in shares])} % of its KL ({cost:.1f} nats a text)"
+            f"- beta {beta:g}: the study's update ends with raw reward {reward:.1f} at {cost:.1f} nats a text; of that "
+            f"KL the first window with as much reward has {interval(first)} %, the one with least {interval(least)} %"
         )
     long = [trial for trial in run if trial.experiment == "efficient_long"]
     if long:
