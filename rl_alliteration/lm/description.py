@@ -114,7 +114,10 @@ class Matrix:
 
     def weight(self) -> Tensor:
         """As the parameters are now; differentiable in them."""
-        return self._arranged(self.parts[0] if self._whole is None else _Whole.apply(self._whole, *self.parts))  # type: ignore[no-untyped-call]  # PyTorch's
+        whole: Tensor = self.parts[0]
+        if self._whole is not None:
+            whole = _Whole.apply(self._whole, *self.parts)  # type: ignore[no-untyped-call]  # PyTorch's
+        return self._arranged(whole)
 
     def bias(self) -> Tensor | None:
         """As the parameters are now; differentiable in them."""

@@ -226,7 +226,7 @@ def load_model(
         with alone_in_user_cache(source) if locked else contextlib.nullcontext():
             if fixed:
                 with contextlib.suppress(UserError):
-                    return _load(name, source, tokenizer, revision, offline=True)
+                    return _load(name, source, tokenizer, revision, offline=True, checked=checked)
             if locked:
                 return _load(name, source, tokenizer, revision, offline=hub_is_out_of_reach(source))
     raise AssertionError
@@ -238,7 +238,7 @@ def _load(
     from transformers import AutoTokenizer
 
     with _told_in_one_line("--model", name, offline), _transformers_quiet():
-        model = _read_weights(Path(source)) if checked else None
+        model = _read_weights(source, revision) if checked else None
         model = _load_weights(source, revision or "main", offline) if model is None else model
     tokenizer_name = name if tokenizer is None else tokenizer
     tokenizer_source = resolve_source(tokenizer_name, "--tokenizer")
@@ -284,11 +284,17 @@ def _check(model: Any, name: str, tokenizer: Tokenizer, tokenizer_name: str, end
         raise UserError(f"--tokenizer: {tokenizer_name!r} {problem}")
 
 
-def _read_weights(folder: Path) -> Weights | None:
-    """Weights alone, see `read_weights`; None where transformers has to load the model."""
+def _read_weights(source: str, revision: str | None) -> Weights | None:
+    """Weights alone, of a folder or a hub's model that is on this machine; None where transformers has to load it."""
     from transformers import AutoConfig
 
-    if not (folder / FILE).is_file():
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source, FILE, revision=revision)
+        folder = Path(found).parent if isinstance(found, str) else folder
+    if not (folder / FILE).is_file() or not (folder / "config.json").is_file():
         return None
     return read_weights(folder, AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
 

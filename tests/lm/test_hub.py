@@ -23,7 +23,8 @@ import sys
 from rl_alliteration.errors import UserError
 from rl_alliteration.lm.loading import load_model
 try:
-    print(load_model("tiny/model", revision=sys.argv[1] if sys.argv[1:] else None).revision)
+    loaded = load_model("tiny/model", revision=sys.argv[1] if sys.argv[1:] else None, checked=sys.argv[2:] == ["trial"])
+    print(loaded.revision, type(loaded.model).__name__)
 except UserError as error:
     print(error)
 """
@@ -106,21 +107,25 @@ def load(hub: Hub, home: Path, *revision: str, processes: int = 1) -> list[str]:
     return [out.strip() or err for out, err in ended]
 
 
+WHOLE, ALONE = f"{COMMIT} GPTNeoForCausalLM", f"{COMMIT} Weights"
+
+
 def test_a_node_fetches_a_model_once_and_then_asks_no_more(hub: Hub, tmp_path: Path) -> None:
-    assert load(hub, tmp_path, "main") == [COMMIT]  # the driver: the branch is resolved
+    assert load(hub, tmp_path, "main") == [WHOLE]  # the driver: the branch is resolved
     assert hub.downloads.count("model.safetensors") == 1
     hub.asked.clear()
     other_node = tmp_path / "other"
-    assert load(hub, other_node, COMMIT, processes=2) == [COMMIT] * 2  # its trials, at once
+    trials = load(hub, other_node, COMMIT, "trial", processes=2)  # at once: one fetches
+    assert set(trials) <= {WHOLE, ALONE} and len(trials) == 2
     assert hub.downloads.count("model.safetensors") == 1
     hub.asked.clear()
-    assert load(hub, other_node, COMMIT) == [COMMIT]
+    assert load(hub, other_node, COMMIT, "trial") == [ALONE]
     assert hub.asked == []
 
 
 def test_a_bin_is_read_without_unpickling(hub: Hub, tmp_path: Path, tiny_gpt_neo_bin_folder: Path) -> None:
     hub.folder = tiny_gpt_neo_bin_folder
-    assert load(hub, tmp_path / "a") == [COMMIT]
+    assert load(hub, tmp_path / "a") == [WHOLE]
     assert not [path for _, path in hub.asked if "discussions" in path or "convert" in path]  # no conversion asked for
 
 
