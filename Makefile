@@ -48,6 +48,7 @@ chaos: $(VENV)/.installed-for-tests
 bench: $(VENV)/.installed-for-benchmarks
 	$(BIN)/python benchmarks/speed.py --threads 1 --output shipped-1-thread
 	$(BIN)/python benchmarks/speed.py --threads 2 --output shipped-2-threads
+	$(BIN)/python benchmarks/speed.py --model llama --threads 1 --contestants trl batched ours ours-bfloat16 --output llama-1-thread
 	$(BIN)/python benchmarks/speed.py --model 33m --threads 2 --repetitions 5 --warm-up 1 --output 33m-2-threads
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/checkpoints.py

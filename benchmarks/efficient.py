@@ -190,7 +190,7 @@ def draw() -> None:
             )
             axes[1].plot(trial.metrics["kl_per_text"][full], trial.metrics["raw_reward"][full], ".", ms=3, color=color)
     for axis in axes:
-        axis.axhline(original.metrics["raw_reward"], color="#555555", ls="--", lw=1)
+        axis.axhline(original.metrics["raw_reward"], color="#555555", ls="--", lw=1, label="the unmodified model")
         axis.set_ylabel("raw reward, alliterating pairs a text")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_xlabel("texts")

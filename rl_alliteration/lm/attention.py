@@ -41,12 +41,11 @@ class Kind:
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn heads by their positions' angles: (…, T, D); the tables are of the widths that turn, (T, ≤ D)."""
+    """Turn heads by their positions' angles: (…, T, D); the tables, see `Rotary`, are of the widths that turn."""
     turned = cosines.shape[-1]
     if turned < x.shape[-1]:
         return torch.cat([rotate(x[..., :turned], cosines, sines), x[..., turned:]], -1)
-    first, second = x.chunk(2, -1)
-    return x * cosines + torch.cat([-second, first], -1) * sines
+    return torch.addcmul(x * cosines, x.roll(turned // 2, -1), sines)
 
 
 def window_mask(length: int, window: int | None, like: Tensor) -> Tensor | None:

@@ -57,10 +57,10 @@ class DecoderForward:
         x = self._embedded(token_ids)
         if model.positions is not None:
             x = x + F.embedding(torch.arange(length, device=token_ids.device), model.positions)
-        for block in model.blocks:
+        for block, kind in zip(model.blocks, model.kinds, strict=True):
             projected = self._product(block.query_key_value, block.attention_norm(x)).to(self.attention_dtype)
             heads = projected.view(texts, length, model.all_heads, model.head_width).transpose(1, 2)
-            attended, _ = attend_to_all(self._placed(block, heads, 0, length), self._kind(block))
+            attended, _ = attend_to_all(self._placed(block, kind, heads, 0, length), kind)
             merged = attended.transpose(1, 2).reshape(texts, length, -1)
             added = self._product(block.output, merged)
             middle = x + (added if block.output_norm is None else block.output_norm(added))
@@ -85,10 +85,10 @@ class DecoderForward:
         if model.positions is not None:
             x = x + model.positions[:length]
         kept: list[Tensor] = []
-        for block, layer, cache in zip(model.blocks, self._layers, self._cache, strict=True):
+        for block, kind, layer, cache in zip(model.blocks, model.kinds, self._layers, self._cache, strict=True):
             heads = self._projected(layer, x)[..., 0, :].transpose(0, 1)
-            cache[..., :length, :] = self._placed(block, heads, 0, length)
-            attended, normalisers = attend_to_all(cache[:1, ..., :length, :], self._kind(block))
+            cache[..., :length, :] = self._placed(block, kind, heads, 0, length)
+            attended, normalisers = attend_to_all(cache[:1, ..., :length, :], kind)
             merged = attended[0].transpose(0, 1).reshape(length, -1)
             *later, x = layer.after_attention(x, merged)
             kept += [merged, normalisers[0].t(), *later, x]
@@ -109,11 +109,11 @@ class DecoderForward:
         if model.positions is not None:
             x = x + model.positions[position]
         kept: list[Tensor] = []
-        for block, layer, cache in zip(model.blocks, self._layers, self._cache, strict=True):
-            heads = self._placed(block, self._projected(layer, x), position, 1)
+        for block, kind, layer, cache in zip(model.blocks, model.kinds, self._layers, self._cache, strict=True):
+            heads = self._placed(block, kind, self._projected(layer, x), position, 1)
             cache.narrow(-2, position, 1).copy_(heads)
             first = 0 if block.window is None else max(0, end - block.window)
-            _, keys, values = self._kind(block).split(cache.narrow(-2, first, end - first))
+            _, keys, values = kind.split(cache.narrow(-2, first, end - first))
             attended, normalisers = attend(self._one_query(heads), keys, values, block.scale)
             merged = attended.reshape(len(tokens), -1)
             middle, hidden, x = layer.after_attention(x, merged)
@@ -133,13 +133,13 @@ class DecoderForward:
         x = self._scaled(model.embedding[tokens])
         if model.positions is not None:
             x = x + F.embedding(position, model.positions)
-        for block, layer, cache in zip(model.blocks, self._layers, self._cache, strict=True):
-            heads = self._placed(block, self._projected(layer, x), position, 1)
+        for block, kind, layer, cache in zip(model.blocks, model.kinds, self._layers, self._cache, strict=True):
+            heads = self._placed(block, kind, self._projected(layer, x), position, 1)
             cache.copy_(torch.where(here, heads, cache))
             seen = places <= position
             if block.window is not None:
                 seen = seen & (places > position - block.window)
-            _, keys, values = self._kind(block).split(cache)
+            _, keys, values = kind.split(cache)
             attended = F.scaled_dot_product_attention(
                 self._one_query(heads), keys, values, attn_mask=seen[None], scale=block.scale
             )
@@ -169,9 +169,9 @@ class DecoderForward:
         if model.positions is not None:
             x = x + F.embedding(torch.arange(length, device=token_ids.device), model.positions)[:, None]
         x = x.flatten(0, 1)
-        for index, block in enumerate(model.blocks):
+        for index, (block, kind) in enumerate(zip(model.blocks, model.kinds, strict=True)):
             middle, hidden, output = (part[index].flatten(0, 1) for part in (kept.middle, kept.hidden, kept.output))
-            known = kept.heads[index], kept.attended[index], kept.normalisers[index], self._kind(block)
+            known = kept.heads[index], kept.attended[index], kept.normalisers[index], kind
             normed = block.attention_norm(x)
             if block.query_norm is None:
                 weight, bias = block.query_key_value.weight(), block.query_key_value.bias()
@@ -180,7 +180,7 @@ class DecoderForward:
             else:
                 projected = self._product(block.query_key_value, normed).to(self.attention_dtype)
                 heads = projected.view(length, -1, model.all_heads, model.head_width).permute(1, 2, 0, 3)
-                merged = known_attention(self._placed(block, heads, 0, length), *known[1:])
+                merged = known_attention(self._placed(block, kind, heads, 0, length), *known[1:])
             middle = self._known_sum(x, block.output, merged, block.output_norm, middle)
             norm, source = block.feed_forward_norm, x if model.parallel else middle
             expand = block.expand.weight(), block.expand.bias()
@@ -240,28 +240,24 @@ class DecoderForward:
         scale = self.description.embedding_scale
         return x if scale == 1.0 else x * scale
 
-    def _kind(self, block: Block) -> Kind:
-        return Kind(self.description.heads, self.description.key_value_heads, block.scale, block.window)
-
     def _projected(self, layer: _Layer, x: Tensor) -> Tensor:
         """Queries, keys and values of one token each, (B, C) → (B, A, 1, D)."""
         projected = layer.query_key_value(layer.block.attention_norm(x)).to(self.attention_dtype)
         return projected.view(len(x), self.description.all_heads, 1, self.description.head_width)
 
-    def _placed(self, block: Block, heads: Tensor, position: int | Tensor, length: int) -> Tensor:
+    def _placed(self, block: Block, kind: Kind, heads: Tensor, position: int | Tensor, length: int) -> Tensor:
         """Queries, keys and values as attention reads them, (…, A, T, D): normed and turned, where the model does so.
 
         `position`: of the first of the T tokens.
         """
-        rotation = self._rotation(block, position, length)
-        if rotation is None and block.query_norm is None:
+        if block.rotary is None and block.query_norm is None:
             return heads
-        query, key, value = self._kind(block).split(heads)
+        rotation = self._rotation(block, position, length)
+        query, key, value = kind.split(heads)
+        turning = heads.narrow(-3, 0, kind.heads + kind.key_value_heads)
         if block.query_norm is not None and block.key_norm is not None:
-            query, key = block.query_norm(query).to(heads.dtype), block.key_norm(key).to(heads.dtype)
-        if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)
-        return torch.cat([query, key, value], -3)
+            turning = torch.cat([block.query_norm(query), block.key_norm(key)], -3).to(heads.dtype)
+        return torch.cat([turning if rotation is None else rotate(turning, *rotation), value], -3)
 
     def _rotation(self, block: Block, position: int | Tensor, length: int) -> tuple[Tensor, Tensor] | None:
         """Tables of the positions, (T, width that turns); None if nothing turns."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rl_alliteration.lm.attention import Kind
 from rl_alliteration.lm.norms import rms_norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -68,7 +69,7 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Over the last dimension, in `x`'s precision."""
-        return self.of(x, *self.parameters)
+        return self.of(x, self.weight, self.bias)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -181,11 +182,14 @@ class Rotary:
     """Of the turned widths (YaRN: arXiv 2309.00071)."""
 
     def table(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of positions, (T, width that turns), in `like`'s precision; computed in float32."""
+        """Cosines and sines of positions, (T, width that turns), in `like`'s precision; computed in float32.
+
+        The first half of the sines is negative: it is what the other of a pair is multiplied by.
+        """
         frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=like.device)
         angles = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * frequencies
-        angles = torch.cat([angles, angles], 1)
-        return (angles.cos() * self.scaling).to(like.dtype), (angles.sin() * self.scaling).to(like.dtype)
+        cosines, sines = angles.cos() * self.scaling, angles.sin() * self.scaling
+        return torch.cat([cosines, cosines], 1).to(like.dtype), torch.cat([-sines, sines], 1).to(like.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,12 +243,17 @@ class Description:
     parallel: bool = False
     """Both halves of a layer read what goes into it."""
 
-    @property
+    @functools.cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of attention, a layer each."""
+        return tuple(Kind(self.heads, self.key_value_heads, block.scale, block.window) for block in self.blocks)
+
+    @functools.cached_property
     def all_heads(self) -> int:
         """Queries', keys' and values' heads together."""
         return self.heads + 2 * self.key_value_heads
 
-    @property
+    @functools.cached_property
     def records_activation(self) -> bool:
         """Whether decoding keeps what comes after the activation function, fused into a product, not before it."""
         return self.activation == "gelu_tanh" and not self.gated
