@@ -40,7 +40,7 @@ class LanguageModel:
         parameters = Parameters.of(model)
         try:
             if not by_description:
-                raise Unsupported("its description gives other numbers")
+                raise Unsupported("not by its description")
             self.forward = DecoderForward(describe(model.config, parameters), dtype)
             self.parameters = tuple(parameters.taken.values())
         except Unsupported as reason:

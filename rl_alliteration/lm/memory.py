@@ -15,7 +15,7 @@ _NUMBER = 4
 """Bytes: weights and updates are float32."""
 
 
-def step_bytes(model: Any, group: int, length: int, *, trained: bool = True) -> int | None:
+def step_bytes(model: Any, group: int, length: int) -> int | None:
     """About the most bytes of a trial on a CPU, in a step of a group of `group` texts of `length` tokens.
 
     SmolLM2-135M with 10 texts of 100 tokens: 3.0 GiB by this, 3.1 measured.
@@ -28,7 +28,7 @@ def step_bytes(model: Any, group: int, length: int, *, trained: bool = True) -> 
     except Unsupported:
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    copies = 3 if trained else 2  # policy and reference; gradients, or before them the weights as decoding wants them
+    copies = 3  # policy and reference; gradients, or before them the weights as decoding wants them
     vocabulary = description.head.shape[0]
     logits = 2 * vocabulary  # recorded ones, and the reference's
     numbers: int = copies * parameters + group * length * (_per_token(description) + logits)

@@ -57,9 +57,12 @@ def check_memory(sweep: Sweep, trials: Sequence[PlannedTrial], loaded: LoadedMod
     Raises:
         UserError: one does not.
     """
+    import torch
+
     from rl_alliteration.lm.memory import machine_bytes
 
-    if submission.ray_address(sweep) != "local" or gpus_asked(sweep):
+    on_gpu = torch.cuda.is_available() if gpus_asked(sweep) is None else bool(gpus_asked(sweep))
+    if submission.ray_address(sweep) != "local" or on_gpu:
         return
     needed, there = memory_of(trials, loaded), machine_bytes()
     if needed is not None and there is not None and needed > there:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 
+from rl_alliteration.errors import UserError
 from rl_alliteration.lm import memory
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.sampling import sample, uniforms
+from rl_alliteration.tune.execution import check_memory
+from rl_alliteration.tune.plan import Sweep, plan, resolve
 
 
 @pytest.mark.parametrize("name", ["storyteller", "tiny_llama"])
@@ -35,3 +39,17 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.machine_bytes() == 2**20
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: "max\n")
     assert (memory.machine_bytes() or 0) >= total
+
+
+@pytest.mark.parametrize(
+    "gpus, available, refused", [("auto", True, False), ("1", False, False), ("auto", False, True), ("0", True, True)]
+)
+def test_the_memory_of_a_machine_says_nothing_of_its_gpus(
+    gpus: str, available: bool, refused: bool, storyteller: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 2**20)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    sweep = resolve(Sweep(storage="unused", experiment="e", beta=(0.0,), gpus_per_trial=gpus))
+    with pytest.raises(UserError, match="--group-size") if refused else contextlib.nullcontext():
+        check_memory(sweep, plan(sweep, storyteller), storyteller)
