@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
 import signal
 import threading
@@ -17,18 +17,24 @@ def test_a_signal_is_known_while_the_main_thread_is_busy_elsewhere() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen: list[tuple[int | None, int | None]] = []
 
-    def send() -> None:
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1)
-        seen.append((stop.signal, stop.arrived))
+    libc = ctypes.CDLL(None)
+    barrier = ctypes.create_string_buffer(64)
+    assert libc.pthread_barrier_init(barrier, None, 2) == 0
 
+    def send() -> None:
+        time.sleep(0.1)  # the main thread is at the barrier by then
+        os.kill(os.getpid(), signal.SIGTERM)
+        while stop.arrived is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append((stop.signal, stop.arrived))
+        libc.pthread_barrier_wait(barrier)
+
+    deadline = time.monotonic() + 30
     with stop.listening():
         assert stop.arrived is None
         sender = threading.Thread(target=send)
         sender.start()
-        while sender.is_alive():  # within one call, as in Ray's, no handler has its turn
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+        libc.pthread_barrier_wait(barrier)  # a call that no signal interrupts, as Ray's: no handler has its turn
         sender.join()
         assert stop.arrived == stop.signal == signal.SIGTERM and announced == [True]
     assert seen == [(None, signal.SIGTERM)]
