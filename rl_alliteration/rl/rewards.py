@@ -366,6 +366,31 @@ def a_words(text: str) -> float:
     return float(len(_a_word_parts(text)))
 
 
+def _repeated_trigrams(text: str) -> list[Part]:
+    """A trigram is there when its third word is over: at what follows it."""
+    words = list(parts_of.words(text))
+    earlier: set[tuple[str, ...]] = set()
+    found: list[Part] = []
+    for three in zip(words, words[1:], words[2:], strict=False):
+        trigram = tuple(word for word, _, _ in three)
+        if trigram in earlier:
+            found.append((1.0, three[2][2]))
+        earlier.add(trigram)
+    return found
+
+
+@reward("repeated_trigrams", parts=_repeated_trigrams)
+def repeated_trigrams(text: str) -> float:
+    """Number of word trigrams that occurred earlier in the text: with a minus, what keeps texts from repeating.
+
+    The count whose share the metric `repetition` is.
+
+    >>> repeated_trigrams("the tall tree and the tall tree and the tall tree")
+    5.0
+    """
+    return float(len(_repeated_trigrams(text)))
+
+
 def alliterating_initials(text: str) -> Iterator[tuple[str, int]]:
     """Of each two adjacent words that share it: the first character, case folded, and where the second begins."""
     initials = [(word[0].casefold(), start) for word, start, _ in parts_of.words(text)]

@@ -73,6 +73,7 @@ def test_parts_by_hand() -> None:
     assert parts_in(SHIPPED["a_words"], "an old ant") == [(1.0, 0), (1.0, 7)]
     assert parts_in(SHIPPED["rare_alliteration"], "zig zag at a") == [(3.511, 4), (2.067, 11)]
     assert parts_in(SHIPPED["phonetic_alliteration"], "knight new, x") == [(1.0, 11)]  # "newt" would do, "new-" not yet
+    assert parts_in(SHIPPED["repeated_trigrams"], "a b c a b cd a b c d") == [(1.0, 18)]
     assert parts_in(get_reward("2*a_words - alliteration"), "an ant") == [(2.0, 0), (2.0, 3), (-1.0, 3)]
 
 

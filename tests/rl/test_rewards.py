@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rl_alliteration.analysis.diversity import repetition
 from rl_alliteration.errors import UserError
 from rl_alliteration.rl import phonetics, rewards
 from rl_alliteration.rl.rewards import canonical, get_reward, initial_rarity, known_reward, parse, reward
@@ -104,6 +105,12 @@ def test_alliteration_beyond_ascii(text: str, expected: int) -> None:
 )
 def test_a_words(text: str, expected: int) -> None:
     assert a_words(text) == expected
+
+
+@given(st.lists(st.sampled_from(["a", "tall", "Tall", "tree.", "the"]), max_size=30))
+def test_repeated_trigrams_are_the_repetition_as_a_count(words: list[str]) -> None:
+    text = " ".join(words)
+    assert get_reward("repeated_trigrams")(text) == pytest.approx(repetition(text) * max(len(words) - 2, 0))
 
 
 @pytest.mark.parametrize("function", [alliteration, a_words])
