@@ -1,8 +1,11 @@
 """Which of the three changes of the preset `efficient` does what, at beta 100: the ablation.
 
     python benchmarks/ablation.py rates STORAGE     the first stage, about an hour on two cores
-    python benchmarks/ablation.py finals STORAGE    the last one, about three hours
-    python benchmarks/ablation.py table STORAGE     → benchmarks/results/ablation.md
+    python benchmarks/ablation.py finals STORAGE    the last one, about two hours
+    python benchmarks/ablation.py table             → benchmarks/results/ablation.md
+
+Each stage may be run again to go on. The ends of its trials are kept in benchmarks/results/ablation-STAGE.json, and
+what is there is not run again, whatever the storage: the stages may be run on different days.
 
 The rules, written before any of it was run. The shipped model, beta 100, groups of 10 (the study's), five updates: the
 study's, each change alone, and all three. Each at the best of its own rates, chosen on seeds 0 to 4: all rates on seeds
@@ -13,10 +16,12 @@ every trial is reported, none is run a second time.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import statistics
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ from efficient import interval
 from rl_alliteration import Sweep, open_results, run
 from rl_alliteration.analysis.types import FINAL_TEXTS
 
-OUTPUT = Path(__file__).parent / "results" / "ablation.md"
+RESULTS = Path(__file__).parent / "results"
 UPDATES: dict[str, dict[str, Any]] = {
     "the study's": {},
     "falling rate": {"schedule": ("linear",)},
@@ -39,26 +44,42 @@ LENGTHS = (3_600, 14_400)
 FIRST, SECOND, FINAL = (0, 1), (2, 3, 4), (100, 101, 102, 103, 104)
 """Seeds of the stages."""
 BETA, GROUP = 100.0, 10
-RATES_OF, FINALS = "ablation_rates", "ablation_finals"
-"""What the experiments of a stage begin with."""
-Setting = tuple[str, float, int]
-"""Update, rate, and texts of a trial."""
+RATES_OF, FINALS = "rates", "finals"
+"""The stages: what their experiments begin with."""
 
 
-def sweep(
-    storage: str, experiment: str, name: str, rates: tuple[float, ...], seeds: tuple[int, ...], texts: int
-) -> None:
-    """Run what is missing of one update's trials."""
-    run(
-        Sweep(
-            storage=storage, experiment=experiment, beta=(BETA,), seed=seeds, learning_rate=rates, group_size=(GROUP,),
-            max_generations=texts, original_texts=20_000, **UPDATES[name],
-        )
-    )  # fmt: skip
+@dataclasses.dataclass(frozen=True, order=True)
+class End:
+    """Means over the last texts of a trial; of one at a constant rate also as it was shorter."""
+
+    update: str
+    rate: float
+    texts: int
+    seed: int
+    j: float
+    raw: float
+    kl: float
+    variety: float
+    repetition: float
+    collapsed: bool
 
 
-def ends(storage: str, stage: str) -> dict[Setting, dict[int, dict[str, float]]]:
-    """By setting and seed: means over the last texts of a trial, and of one at a constant rate as it was shorter."""
+def sweep(storage: str, stage: str, name: str, rates: Sequence[float], seeds: Sequence[int], texts: int) -> None:
+    """Run what is missing of one update's trials, and keep their ends."""
+    there = {(end.rate, end.seed) for end in kept(stage) if (end.update, end.texts) == (name, texts)}
+    missing = tuple(seed for seed in seeds if any((rate, seed) not in there for rate in rates))
+    if missing:
+        run(
+            Sweep(
+                storage=storage, experiment=f"{stage}_{texts}", beta=(BETA,), seed=missing, learning_rate=tuple(rates),
+                group_size=(GROUP,), max_generations=texts, original_texts=20_000, **UPDATES[name],
+            )
+        )  # fmt: skip
+        keep(storage, stage)
+
+
+def ends(storage: str, stage: str) -> list[End]:
+    """Those of the finished trials of a stage."""
     rows = open_results(storage).query(f"""
         SELECT t.config, texts, avg(w.objective) AS j, avg(w.raw_reward) AS raw, avg(w.kl_per_text) AS kl,
             avg(w.variety) AS variety, avg(w.repetition) AS repetition, bool_or(w.collapsed) AS collapsed
@@ -68,25 +89,42 @@ def ends(storage: str, stage: str) -> dict[Setting, dict[int, dict[str, float]]]
             AND w.first_generation >= texts - {FINAL_TEXTS} AND w.last_generation < texts
         GROUP BY ALL
     """)
-    found: dict[Setting, dict[int, dict[str, float]]] = defaultdict(dict)
+    found = []
     for row in rows.to_pylist():
         config = json.loads(row.pop("config"))
         changes = {name: (config[name],) for name in ("schedule", "credit", "kl")}
         study = {"schedule": ("constant",), "credit": ("text",), "kl": ("sampled",)}
         update = next(name for name, change in UPDATES.items() if {**study, **change} == changes)
-        found[update, config["learning_rate"], row.pop("texts")][config["seed"]] = row
-    return found
+        found.append(End(update=update, rate=config["learning_rate"], seed=config["seed"], **row))
+    return sorted(found)
 
 
-def best_rates(storage: str, seeds: tuple[int, ...], count: int) -> dict[str, list[float]]:
+def keep(storage: str, stage: str) -> None:
+    """Write what `kept` reads: what it has read before, and what is new."""
+    known = {(end.update, end.rate, end.texts, end.seed): end for end in [*ends(storage, stage), *kept(stage)]}
+    lines = [json.dumps(dataclasses.asdict(end)) for end in sorted(known.values())]
+    _kept_in(stage).write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+
+
+def kept(stage: str) -> list[End]:
+    """The ends that were kept of a stage; none if it was not run."""
+    path = _kept_in(stage)
+    return [End(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+
+
+def _kept_in(stage: str) -> Path:
+    return RESULTS / f"ablation-{stage}.json"
+
+
+def best_rates(found: Sequence[End], seeds: tuple[int, ...], count: int) -> dict[str, list[float]]:
     """Of each update the rates with the highest mean J over these seeds, best first."""
-    found = ends(storage, RATES_OF)
     best = {}
     for name in UPDATES:
+        by_rate = {rate: {end.seed: end.j for end in found if (end.update, end.rate) == (name, rate)} for rate in RATES}
         means = {
-            rate: statistics.mean(by_seed[seed]["j"] for seed in seeds)
-            for (update, rate, _), by_seed in found.items()
-            if update == name and all(seed in by_seed for seed in seeds)
+            rate: statistics.mean(by_seed[seed] for seed in seeds)
+            for rate, by_seed in by_rate.items()
+            if by_seed.keys() >= set(seeds)
         }
         best[name] = sorted(means, key=lambda rate: -means[rate])[:count]
     return best
@@ -96,47 +134,52 @@ def run_rates(storage: str) -> None:
     """The first stage: which rate each update is run at."""
     for name in UPDATES:
         sweep(storage, RATES_OF, name, RATES, FIRST, LENGTHS[0])
-    for name, rates in best_rates(storage, FIRST, 2).items():
-        sweep(storage, RATES_OF, name, tuple(rates), SECOND, LENGTHS[0])
+    for name, rates in best_rates(kept(RATES_OF), FIRST, 2).items():
+        sweep(storage, RATES_OF, name, rates, SECOND, LENGTHS[0])
 
 
 def run_finals(storage: str) -> None:
-    """The last stage, at those rates."""
-    for name, (rate,) in best_rates(storage, FIRST + SECOND, 1).items():
+    """The last stage, at those rates; the short trials at a constant rate are the beginnings of the long ones."""
+    for name, rates in best_rates(kept(RATES_OF), FIRST + SECOND, 1).items():
         for texts in LENGTHS if "schedule" in UPDATES[name] else LENGTHS[-1:]:
-            sweep(storage, f"{FINALS}_{texts}", name, (rate,), FINAL, texts)
+            sweep(storage, FINALS, name, rates, FINAL, texts)
 
 
-def table(storage: str, stage: str) -> list[str]:
+def table(found: Sequence[End]) -> list[str]:
     """Lines of Markdown, a row a setting."""
     lines = [
         "| update | rate | texts | seeds | J | raw reward | KL, nats a text | variety | collapsed |",
         "|---|---:|---:|---:|---|---|---|---|---:|",
     ]
-    found = ends(storage, stage)
     for name in UPDATES:
-        for (update, rate, texts), by_seed in sorted(found.items()):
-            if update == name:
-                cells = [interval([row[key] for row in by_seed.values()]) for key in ("j", "raw", "kl")]
-                variety = statistics.mean(row["variety"] for row in by_seed.values())
-                collapsed = sum(bool(row["collapsed"]) for row in by_seed.values())
-                lines.append(
-                    f"| {name} | {rate:g} | {texts:,} | {len(by_seed)} | {' | '.join(cells)} | {variety:.3f} "
-                    f"| {collapsed} of {len(by_seed)} |"
-                )
+        of_update = [end for end in found if end.update == name]
+        for (rate, texts), group in itertools.groupby(of_update, key=lambda end: (end.rate, end.texts)):
+            seeds = list(group)
+            cells = [interval([getattr(end, column) for end in seeds]) for column in ("j", "raw", "kl")]
+            variety = statistics.mean(end.variety for end in seeds)
+            collapsed = sum(end.collapsed for end in seeds)
+            lines.append(
+                f"| {name} | {rate:g} | {texts:,} | {len(seeds)} | {' | '.join(cells)} | {variety:.3f} "
+                f"| {collapsed} of {len(seeds)} |"
+            )
     return lines
 
 
+def main(arguments: list[str]) -> None:
+    """A stage, or the table."""
+    match arguments:
+        case ["rates", storage]:
+            run_rates(storage)
+        case ["finals", storage]:
+            run_finals(storage)
+        case ["table"]:
+            parts = ["# What each change of the update does, at beta 100"]
+            for stage, title in ((FINALS, "At the best rates, seeds 100 to 104"), (RATES_OF, "The choice of rates")):
+                parts += ["", f"### {title}", "", *table(kept(stage))]
+            (RESULTS / "ablation.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+        case _:
+            sys.exit(__doc__)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("rates", "finals", "table"):
-        sys.exit(__doc__)
-    if sys.argv[1] == "rates":
-        run_rates(sys.argv[2])
-    elif sys.argv[1] == "finals":
-        run_finals(sys.argv[2])
-    else:
-        parts = ["# What each change of the update does, at beta 100"]
-        for stage, title in ((FINALS, "At the best rates, seeds 100 to 104"), (RATES_OF, "The choice of rates")):
-            parts += ["", f"### {title}", "", *table(sys.argv[2], stage)]
-        OUTPUT.write_text("\n".join(parts) + "\n", encoding="utf-8")
-        print(OUTPUT)
+    main(sys.argv[1:])
