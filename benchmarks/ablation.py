@@ -81,12 +81,12 @@ def sweep(storage: str, stage: str, name: str, rates: Sequence[float], seeds: Se
 def ends(storage: str, stage: str) -> list[End]:
     """Those of the finished trials of a stage."""
     rows = open_results(storage).query(f"""
-        SELECT t.config, texts, avg(w.objective) AS j, avg(w.raw_reward) AS raw, avg(w.kl_per_text) AS kl,
+        SELECT t.config, length AS texts, avg(w.objective) AS j, avg(w.raw_reward) AS raw, avg(w.kl_per_text) AS kl,
             avg(w.variety) AS variety, avg(w.repetition) AS repetition, bool_or(w.collapsed) AS collapsed
-        FROM windows w JOIN trials t USING (experiment, trial_id), (SELECT unnest({list(LENGTHS)}) AS texts)
+        FROM windows w JOIN trials t USING (experiment, trial_id), (SELECT unnest({list(LENGTHS)}) AS length)
         WHERE w.algorithm <> 'original' AND t.status = 'finished' AND starts_with(experiment, '{stage}')
-            AND (texts = t.generations OR texts < t.generations AND t.config ->> 'schedule' = 'constant')
-            AND w.first_generation >= texts - {FINAL_TEXTS} AND w.last_generation < texts
+            AND (length = t.generations OR length < t.generations AND t.config ->> 'schedule' = 'constant')
+            AND w.first_generation >= length - {FINAL_TEXTS} AND w.last_generation < length
         GROUP BY ALL
     """)
     found = []

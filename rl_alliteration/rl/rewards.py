@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from rl_alliteration.config import check_name
 from rl_alliteration.errors import UserError
 from rl_alliteration.rl import parts as parts_of
 from rl_alliteration.rl import phonetics
+from rl_alliteration.rl.expressions import canonical, parse, shown
 from rl_alliteration.rl.parts import Part, PartsFunction
 from rl_alliteration.rl.source_version import source_version
 
@@ -141,64 +141,6 @@ def known_reward(expression: str, version: int, parameters: str = "") -> Reward 
     return found if found is not None and found.version == version else None
 
 
-# --- expressions -----------------------------------------------------------------------------------------
-
-_TERM = re.compile(
-    r"""\s* (?P<sign>[+-])? \s*
-    (?: (?P<weight> (?:\d+\.?\d*|\.\d+) (?:[eE][+-]?\d+)?) \s* \* \s* )?
-    (?P<name> [A-Za-z_][\w.]* (?: : [A-Za-z_][\w.]* )? ) \s*""",
-    re.VERBOSE | re.ASCII,
-)
-
-
-def parse(expression: str) -> dict[str, float]:
-    """Weights by name, sorted by name, of a sum such as "alliteration + 0.5*rare_alliteration".
-
-    sum = ["+" | "-"] term {("+" | "-") term};  term = [number "*"] name;  name = NAME | MODULE ":" FUNCTION
-
-    >>> parse("a_words - 2*alliteration + a_words")
-    {'a_words': 2.0, 'alliteration': -2.0}
-
-    Raises:
-        UserError: it is malformed, a weight is not finite, or nothing is left of it.
-    """
-    weights: dict[str, float] = collections.defaultdict(float)
-    position = 0
-    while position < len(expression) or not weights:
-        match = _TERM.match(expression, position)
-        if match is None or not (match["sign"] or position == 0):
-            raise UserError(
-                f"--reward: {_shown(expression)} is malformed at {_shown(expression[position:])}; give rewards with + "
-                "or - between them, each with a number and * before it or without, such as "
-                "'alliteration + 0.5*rare_alliteration'"
-            )
-        weights[match["name"]] += float(f"{match['sign'] or ''}{match['weight'] or 1}")
-        position = match.end()
-    if not all(map(math.isfinite, weights.values())):
-        raise UserError(f"--reward: {_shown(expression)} has a weight that is not finite; give smaller ones")
-    left = {name: weights[name] for name in sorted(weights) if weights[name]}
-    if not left:
-        raise UserError(f"--reward: {_shown(expression)} is 0 for every text; give a weight other than 0")
-    return left
-
-
-def canonical(weights: Mapping[str, float]) -> str:
-    """The one spelling of a sum.
-
-    >>> canonical({"a_words": 2.0, "alliteration": -1.0, "mine:short": 0.5})
-    '2*a_words - alliteration + 0.5*mine:short'
-    """
-    words: list[str] = []
-    for name, weight in weights.items():
-        number = repr(abs(weight)).removesuffix(".0")
-        words += ["-" if weight < 0 else "+", name if number == "1" else f"{number}*{name}"]
-    return " ".join(words[1:] if words[0] == "+" else [f"-{words[1]}", *words[2:]])
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:79] + "…")
-
-
 def _bound(term: Reward, function: Callable[..., Any], parameters: str) -> Callable[..., Any]:
     """A function of the term as one of a text alone."""
     if not term.needs or not parameters:
@@ -225,7 +167,7 @@ def _lookup(name: str) -> Reward:
         return dataclasses.replace(term, name=name, function=function, parts=parts)
     known = ", ".join(sorted({*REWARDS, *installed}))
     raise UserError(
-        f"--reward: {_shown(name)} is unknown; choose one of {known} (or one of these with {PER_100_WORDS} after it, "
+        f"--reward: {shown(name)} is unknown; choose one of {known} (or one of these with {PER_100_WORDS} after it, "
         "or MODULE:FUNCTION of your own)"
     )
 
@@ -252,7 +194,7 @@ def _imported(name: str) -> Reward:
     if version is None:
         version = source_version(function, *([parts] if parts else [])) if module_name == "__main__" else 1
     if not isinstance(version, int) or version < 1:
-        raise UserError(f"--reward: the version of {name!r} is {_shown(str(version))}; give a whole number, 1 or more")
+        raise UserError(f"--reward: the version of {name!r} is {shown(str(version))}; give a whole number, 1 or more")
     _ASKED_FOR.add(name)
     return Reward(name, function, version, parts=parts)
 
@@ -269,7 +211,7 @@ def expression_of(function: RewardFunction) -> str:
     module, path = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if not callable(function) or not module or not path or "<" in path:  # <lambda>, <locals>
         raise UserError(
-            f"reward: {_shown(repr(function))} has no name under which it is found again; "
+            f"reward: {shown(repr(function))} has no name under which it is found again; "
             "give a function made with `def` at the top level of a notebook, a script or a module"
         )
     expression = f"{module}:{path}"

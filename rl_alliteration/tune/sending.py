@@ -11,7 +11,8 @@ import ray
 from ray.tune.execution import class_cache
 
 from rl_alliteration.errors import UserError
-from rl_alliteration.rl.rewards import REWARDS, Reward, get_reward, parse
+from rl_alliteration.rl.expressions import parse
+from rl_alliteration.rl.rewards import REWARDS, Reward, get_reward
 from rl_alliteration.tune.plan import Sweep
 from rl_alliteration.tune.submission import ray_address, runs_as_job
 from rl_alliteration.tune.trainable import NamedReward

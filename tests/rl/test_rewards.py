@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from rl_alliteration.analysis.diversity import repetition
 from rl_alliteration.errors import UserError
-from rl_alliteration.rl import phonetics, rewards
-from rl_alliteration.rl.rewards import canonical, get_reward, initial_rarity, known_reward, parse, reward
+from rl_alliteration.rl import expressions, phonetics, rewards
+from rl_alliteration.rl.expressions import canonical, parse
+from rl_alliteration.rl.rewards import get_reward, initial_rarity, known_reward, reward
 
 alliteration = get_reward("alliteration")
 a_words = get_reward("a_words")
@@ -145,7 +146,7 @@ def test_ones_own_reward_takes_one_decorator(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_examples_in_the_docstrings() -> None:
-    for module in (rewards, phonetics):
+    for module in (rewards, expressions, phonetics):
         assert doctest.testmod(module).failed == 0
 
 
