@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 
 from rich.text import Text
 
+from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.summary import LAST, TrialSummary
 from rl_alliteration.analysis.verdict import Verdict, verdicts
@@ -57,7 +57,7 @@ def print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialS
     judged = verdicts(storage, summaries)
     for verdict in judged:
         about = f"{verdict.experiment}, {verdict.reward_function}: " if len(judged) > 1 else ""
-        for line in _told(verdict, shlex.quote(str(storage))):
+        for line in _told(verdict, str(storage)):
             console.say(f"{about}{line}")
 
 
@@ -75,11 +75,10 @@ def _told(verdict: Verdict, storage: str) -> list[str]:
             f"{_gentler(verdict.below)}--learning-rate {min(trial.learning_rate for trial in verdict.below) / 2:g}"
         )
     if not verdict.above:
-        betas = f"--beta {largest:g} {4 * largest:g}" if largest > 0 else "--preset frontier"
-        name = f"{verdict.experiment[:_EXPERIMENT]}_search"
+        betas = (largest, 4 * largest) if largest > 0 else None
         lines.append(
             f"Nothing beats the original: of {count} trials none has an objective above {nothing} beyond noise. Try: "
-            f"rl-alliteration search --storage {storage} --experiment {name} {betas}"
+            + search_command(storage, verdict.experiment, betas, verdict.reward_function)
         )
     return lines
 
@@ -91,9 +90,6 @@ def _gentler(below: Sequence[TrialSummary]) -> str:
     if beta > 0:
         return f"--beta {2 * beta:g} or "
     return f"--target-kl {min(targets) / 2:g} or " if targets else ""
-
-
-_EXPERIMENT = 57  # of 64 characters, so that there is room for what is added
 
 
 def _status_of(summary: TrialSummary) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,31 +17,52 @@ from rl_alliteration.analysis.types import Analysis, Trial
 
 # --- colours -----------------------------------------------------------------------------------------------------
 
-# From red (small beta) to violet (large), as in the study; dark enough for paper, light enough for a dark page.
-RED, ORANGE, YELLOW, GREEN, CYAN, BLUE, VIOLET = (
-    "#e5484d", "#ee8a2f", "#c2a20c", "#46a758", "#12a5b5", "#3b82e8", "#8e4ec6",
+# For things without an order: Okabe and Ito's (jfly.uni-koeln.de/color), told apart with any colour vision.
+BLUE, ORANGE, GREEN, PINK, CYAN, RED, YELLOW, BROWN = CATEGORIES = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c6d31",
 )  # fmt: skip
-_SPECTRUM = (RED, ORANGE, YELLOW, GREEN, CYAN, BLUE, VIOLET)
-_ALGORITHMS = {"reinforce": VIOLET, "rloo": "#30a46c"}
+# For what has an order: viridis (van der Walt and Smith) without its ends, which a dark or a light page would swallow.
+_ORDERED = ("#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151")
 GREY = "#8b8d98"
 GOLD = "#e0a100"
 
 
-def spectrum(count: int) -> list[str]:
-    """`count` colours from red to violet."""
+def ordered(count: int) -> list[str]:
+    """`count` colours from dark blue to light green."""
     if count <= 1:
         return [BLUE] * count
-    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _SPECTRUM], dtype=float)
-    places = np.linspace(0, len(_SPECTRUM) - 1, count)
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _ORDERED], dtype=float)
+    places = np.linspace(0, len(_ORDERED) - 1, count)
     channels = [
-        np.interp(places, np.arange(len(_SPECTRUM)), stops[:, channel]).round().astype(int) for channel in range(3)
+        np.interp(places, np.arange(len(_ORDERED)), stops[:, channel]).round().astype(int) for channel in range(3)
     ]
     return ["#" + "".join(f"{value:02x}" for value in rgb) for rgb in zip(*channels, strict=True)]
 
 
-def algorithm_colour(algorithm: str) -> str:
-    """The colour of an algorithm: those of one's own are blue."""
-    return _ALGORITHMS.get(algorithm, BLUE)
+class Style(NamedTuple):
+    """What an algorithm is known by in every figure."""
+
+    colour: str
+    """Where nothing else has colours."""
+    dash: str
+    """Of its lines, as Plotly calls them."""
+    symbol: str
+    """Of its points, likewise."""
+
+
+_STYLES = {
+    "rloo": Style(GREEN, "solid", "circle"),
+    "reinforce": Style(PINK, "dash", "square"),
+    "reinforce_baseline": Style(ORANGE, "dot", "diamond"),
+    "grpo": Style(BLUE, "dashdot", "triangle-up"),
+    "dr_grpo": Style(CYAN, "longdash", "triangle-down"),
+}
+_OWN = Style(BROWN, "longdashdot", "cross")
+
+
+def style_of(algorithm: str) -> Style:
+    """What an algorithm is known by; those of one's own share one style."""
+    return _STYLES.get(algorithm, _OWN)
 
 
 # --- parts of figures --------------------------------------------------------------------------------------------
@@ -62,7 +84,10 @@ class Series:
     """One of several seeds, in the background."""
     quiet: bool = False
     """Not in the legend: one like it is."""
-    dashed: bool = False
+    dash: str = "solid"
+    """Of a line, as Plotly calls it."""
+    symbol: str = "circle"
+    """Of points, likewise."""
     hollow: bool = False
     small: bool = False
     """Points of which there are many."""
@@ -70,7 +95,7 @@ class Series:
     bounds: tuple[Sequence[float], Sequence[float]] | None = None
     """Low and high of each point."""
     targets: Sequence[tuple[str, int]] | None = None
-    """Trial's name and generation of each point: where its texts are."""
+    """Trial's name and first generation of the window of each point: where its texts are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +114,8 @@ class Figure:
     """Vertical lines: what they are, where, and their intervals, which may be nan."""
     digits: int = 2
     log_x: bool = False
+    view: tuple[tuple[float, float], tuple[float, float]] | None = None
+    """What of x and of y is seen to begin with; default: all."""
     ordered: bool = True
     """Whether its lines have a first, a middle and a last point, which the page tells in numbers."""
 
@@ -143,6 +170,17 @@ class Shown:
         """The window to keep, if any keeps variety and sense."""
         return recommend(self.points, self.keep_variety)
 
+    @cached_property
+    def colour(self) -> Callable[[Setting], str]:
+        """Of a setting, in every figure: by beta, KL targets after that; by algorithm where there is one of these."""
+        chosen = self.analysis.trained
+        in_order = sorted(chosen, key=lambda trial: (trial.target_kl is not None, -(trial.target_kl or 0), trial.beta))
+        names = list(dict.fromkeys(trial.coefficient for trial in in_order))
+        if len(names) == 1:
+            return lambda setting: style_of(setting[0]).colour
+        by_name = dict(zip(names, ordered(len(names)), strict=True))
+        return lambda setting: by_name[setting[1]]
+
     @property
     def rewards(self) -> list[str]:
         """The reward functions of the trained trials, in their order."""
@@ -191,16 +229,6 @@ def setting_names(trials: Sequence[Trial]) -> Callable[[Setting], str]:
     return lambda setting: setting[1] + (f", {setting[0]}" if several else "")
 
 
-def colours(trials: Sequence[Trial]) -> Callable[[Setting], str]:
-    """Colours of settings: by beta from red to violet, KL targets after that; by algorithm where there is one only."""
-    ordered = sorted(trials, key=lambda trial: (trial.target_kl is not None, -(trial.target_kl or 0), trial.beta))
-    names = list(dict.fromkeys(trial.coefficient for trial in ordered))
-    if len(names) == 1:
-        return lambda setting: algorithm_colour(setting[0])
-    by_name = dict(zip(names, spectrum(len(names)), strict=True))
-    return lambda setting: by_name[setting[1]]
-
-
 def short(coefficient: str) -> str:
     """For an axis of betas: the number of a beta, a KL target as it is."""
     return coefficient.removeprefix("beta ")
@@ -220,24 +248,23 @@ def references(trials: Sequence[Trial], metric: str) -> list[tuple[str, float]]:
     return [("original model", METRICS[metric].shown(original.metrics[metric]))]
 
 
-def by_generation(trials: Sequence[Trial], metric: str, key: str, title: str, caption: str) -> Figure:
+def by_generation(shown: Shown, reward: str, metric: str, key: str, title: str, caption: str) -> Figure:
     """A metric's windows: a thin line a trial, a thick one for the seeds of a setting together."""
-    colour, name = colours(trials), setting_names(trials)
-    several = len({trial.algorithm for trial in trials}) > 1
+    trials, colour = shown.trials(reward), shown.colour
+    name = setting_names(trials)
     series = []
     for setting, found in settings_of(trials).items():
         if metric in found[0].curve or len(found) > 1:
             series += [_thin(trial, metric, len(found) > 1, name(setting), colour(setting)) for trial in found]
-        dashed = several and setting[0] == "reinforce"
-        series.append(together(found, metric, name(setting), colour(setting), dashed=dashed))
+        series.append(together(found, metric, name(setting), colour(setting)))
     about = METRICS[metric]
     return Figure(
         key, title, caption, GENERATIONS, about.title, series, references(trials, metric), digits=about.digits
     )
 
 
-def together(trials: Sequence[Trial], metric: str, name: str, colour: str, *, dashed: bool = False) -> Series:
-    """The interquartile mean over seeds of each full window, by generation."""
+def together(trials: Sequence[Trial], metric: str, name: str, colour: str) -> Series:
+    """The interquartile mean over the seeds of a setting of each full window, by generation."""
     about = METRICS[metric]
     shown = [(trial.first[trial.full], about.shown(trial.metrics[metric])[trial.full]) for trial in trials]
     length = max((len(first) for first, _ in shown), default=0)
@@ -248,7 +275,7 @@ def together(trials: Sequence[Trial], metric: str, name: str, colour: str, *, da
         (longest + trials[0].window / 2).tolist(),
         [float(interquartile_mean(np.array(column))) for column in columns],
         colour,
-        dashed=dashed,
+        dash=style_of(trials[0].algorithm).dash,
     )
 
 

@@ -35,6 +35,9 @@ def to_plotly(figure: Figure) -> dict[str, Any]:
         notes.append({"yref": "paper", "y": 1, "x": place.value, "xanchor": "left", "yanchor": "top",
                       "text": _plain(name), "showarrow": False, "font": {"size": 11, "color": GREY}})  # fmt: skip
     x_axis: dict[str, Any] = {"title": {"text": figure.x_title}, "automargin": True}
+    y_axis: dict[str, Any] = {"title": {"text": figure.y_title}, "automargin": True}
+    if figure.view is not None:
+        x_axis["range"], y_axis["range"] = map(list, figure.view)
     if categorical:
         x_axis["type"] = "category"
     elif figure.log_x:
@@ -43,7 +46,7 @@ def to_plotly(figure: Figure) -> dict[str, Any]:
         "data": [_trace(series, figure) for series in figure.series],
         "layout": {
             "xaxis": x_axis,
-            "yaxis": {"title": {"text": figure.y_title}, "automargin": True},
+            "yaxis": y_axis,
             "shapes": shapes,
             "annotations": notes,
             "barmode": "stack",
@@ -74,14 +77,14 @@ def _trace(series: Series, figure: Figure) -> dict[str, Any]:
                   "y": [_number(value) for value in [*high, *reversed(low)]]}  # fmt: skip
         del trace["hovertemplate"]
     elif series.kind == "points":
-        symbol = "star" if series.star else "circle-open" if series.hollow else "circle"
+        symbol = "star" if series.star else series.symbol + ("-open" if series.hollow else "")
         size = 16 if series.star else 6 if series.faint or series.small else 9
         trace |= {"type": "scatter", "mode": "markers", "opacity": 0.55 if series.faint else 0.9,
                   "marker": {"color": series.colour, "size": size, "symbol": symbol}}  # fmt: skip
     else:
         trace |= {"type": "scatter", "mode": "lines", "opacity": 0.35 if series.faint else 1,
                   "line": {"color": series.colour, "width": 1 if series.faint else 2.5,
-                           "dash": "dash" if series.dashed else "solid"}}  # fmt: skip
+                           "dash": series.dash}}  # fmt: skip
         if series.faint:
             trace["hoverinfo"] = "skip"
             del trace["hovertemplate"]
@@ -143,13 +146,15 @@ def _draw(axes: Any, figure: Figure) -> None:
             drawn = axes.fill_between(list(series.x), low, high, alpha=0.25, linewidth=0, **style)
         elif series.kind == "points":
             face = "none" if series.hollow else series.colour
-            marker, size = ("*", 14) if series.star else ("o", 3 if series.faint or series.small else 6)
+            marker, size = (
+                ("*", 14) if series.star else (_MARKERS[series.symbol], 3 if series.faint or series.small else 6)
+            )
             drawn = axes.plot(list(series.x), series.y, linestyle="none", marker=marker, markersize=size,
                               markerfacecolor=face, alpha=0.5 if series.faint else 0.9,
                               zorder=5 if series.star else 2, **style)[0]  # fmt: skip
         else:
             drawn = axes.plot(series.x, series.y, linewidth=0.7 if series.faint else 1.8,
-                              alpha=0.35 if series.faint else 1, linestyle="--" if series.dashed else "-",
+                              alpha=0.35 if series.faint else 1, linestyle=_LINES[series.dash],
                               **style)[0]  # fmt: skip
         if series.bounds is not None and series.kind != "band":
             away = [[y - v for v, y in zip(series.bounds[0], series.y, strict=True)],
@@ -167,11 +172,33 @@ def _draw(axes: Any, figure: Figure) -> None:
         axes.annotate(name, (place.value, 1), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=8,
                       color=GREY)  # fmt: skip
     axes.set(title=figure.title, xlabel=figure.x_title, ylabel=figure.y_title)
+    if figure.view is not None:
+        axes.set(xlim=figure.view[0], ylim=figure.view[1])
     if figure.log_x:
         axes.set_xscale("log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#00000018")
     axes.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+
+
+_MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "cross": "P",
+    "x": "x",
+}
+_LINES = {
+    "solid": "-",
+    "dash": "--",
+    "dot": ":",
+    "dashdot": "-.",
+    "longdash": (0, (8, 3)),
+    "longdashdot": (0, (8, 3, 1, 3)),
+}
+"""What matplotlib calls them."""
 
 
 def _in_legend(series: Series) -> bool:

@@ -146,24 +146,20 @@
     return parts;
   };
   const found = () => {
-    const trial = $("text-trial").value, near = $("text-generation").value, least = $("text-reward").value;
+    const trial = $("text-trial").value, least = $("text-reward").value;
+    const from = $("text-from").value, to = $("text-to").value;
     const words = $("text-search").value.toLowerCase();
-    let rows = [];
+    const rows = [];
     texts.trials.forEach((list, index) => {
       if (trial !== "" && Number(trial) !== index) return;
       for (const [generation, reward, kl, text] of list) {
+        if ((from !== "" && generation < Number(from)) || (to !== "" && generation > Number(to))) continue;
         if (least !== "" && reward < Number(least)) continue;
         if (words && !text.toLowerCase().includes(words)) continue;
         rows.push({ index, generation, reward, kl, text });
       }
     });
     if ($("text-order").value === "reward") rows.sort((a, b) => b.reward - a.reward || a.generation - b.generation);
-    else if (near !== "") {
-      const away = (row) => Math.abs(row.generation - Number(near));
-      rows.sort((a, b) => away(a) - away(b) || a.generation - b.generation);
-      const head = rows.slice(0, limit).sort((a, b) => a.index - b.index || a.generation - b.generation);
-      rows = head.concat(rows.slice(limit));
-    }
     return rows;
   };
   const list = () => {
@@ -183,19 +179,25 @@
       `${rows.length.toLocaleString("en")} texts that match, of ${texts.shown.toLocaleString("en")} in this page`;
     $("text-more").hidden = rows.length <= limit;
   };
-  const fields = ["text-trial", "text-generation", "text-search", "text-reward", "text-order"];
+  const fields = ["text-trial", "text-from", "text-to", "text-search", "text-reward", "text-order"];
   const listAnew = () => {
     limit = PAGE;
     fields.forEach((name) => keep(name, $(name).value));
     list();
   };
+  // The texts of a window, from its first generation; of the last one that has texts if none is given.
+  const range = (first) => {
+    $("text-from").value = first;
+    $("text-to").value = first + texts.window - 1;
+  };
   const lastOf = (index) => Math.max(0, ...texts.trials
     .filter((_, i) => index === "" || Number(index) === i)
     .map((rows) => (rows.length ? rows[rows.length - 1][0] : 0)));
-  const read = (index, generation) => {
+  const lastWindow = (index) => Math.floor(lastOf(index) / texts.window) * texts.window;
+  const read = (index, first) => {
     if (index < 0) return;
     $("text-trial").value = String(index);
-    $("text-generation").value = generation === null ? lastOf(index) : generation;
+    range(first === null ? lastWindow(index) : first);
     $("text-search").value = $("text-reward").value = "";
     $("text-order").value = "generation";
     listAnew();
@@ -207,11 +209,8 @@
     $(name).addEventListener("input", listAnew);
   });
   $("texts-form").addEventListener("submit", (event) => event.preventDefault());
-  $("text-first").addEventListener("click", () => { $("text-generation").value = 0; listAnew(); });
-  $("text-last").addEventListener("click", () => {
-    $("text-generation").value = lastOf($("text-trial").value);
-    listAnew();
-  });
+  $("text-first").addEventListener("click", () => { range(0); listAnew(); });
+  $("text-last").addEventListener("click", () => { range(lastWindow($("text-trial").value)); listAnew(); });
   $("text-more").addEventListener("click", () => { limit += PAGE; list(); });
   list();
 

@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.claims import check_claims
 from rl_alliteration.analysis.frontier import NEW_TEXTS
 from rl_alliteration.analysis.rules import COLLAPSE_NOTE, KEEP_VARIETY, SENSE_NATS
@@ -51,6 +52,7 @@ def build_page(
     trials = [*analysis.trained, *(trial for trial in analysis.trials if trial.is_original and len(trial.first))]
     texts = sample_texts(connection, trials)
     sections = drawn_sections(shown)
+    next_words, next_command = _next(shown, storage)
     columns = table.columns(any(trial.experiment in shown.searches for trial in analysis.trained))
     scripts = {"plotly_js": get_plotlyjs(), "page_js": _file("page.js")}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -64,6 +66,8 @@ def build_page(
         facts=_facts(analysis, trials),
         recommendation=_recommendation(shown),
         command=_export_command(shown, storage),
+        next_words=next_words,
+        next_command=next_command,
         claims=_claims(analysis),
         sections=sections,
         window=analysis.window,
@@ -82,7 +86,7 @@ def build_page(
         f"{analysis.window} texts; intervals: 95% by the bootstrap, over seeds within each setting.",
         numbers=_numbers,
         figures_json=_json(_plots(sections) | {"watch": watch_seconds}),
-        texts_json=_json({**texts, "names": [trial.name for trial in trials]}),
+        texts_json=_json({**texts, "window": analysis.window, "names": [trial.name for trial in trials]}),
         **{name: Markup(code.replace("</script", "<\\/script")) for name, code in scripts.items()},
     )
 
@@ -185,6 +189,28 @@ def _export_command(shown: Shown, storage: str) -> str:
     if shown.nats != SENSE_NATS:
         words += ["--keep-sense", f"{shown.nats:g}"]
     return shlex.join([*words, "--trial", found.trial.trial_id, "--output", "model"])
+
+
+def _next(shown: Shown, storage: str) -> tuple[str, str]:
+    """What to try next, in words and as a command; both empty without a trial of a fixed beta above 0."""
+    found = shown.recommendation
+    alike = [trial for trial in shown.analysis.trained if trial.target_kl is None and trial.beta > 0]
+    if found is not None:
+        alike = [trial for trial in alike if trial.reward_function == found.trial.reward_function]
+    betas = sorted({trial.beta for trial in alike})
+    if not betas:
+        return "", ""
+    if found is None or found.trial.beta == 0 or found.trial.target_kl is not None:
+        words = "No window of a fixed beta can be recommended. Next, search above the largest:"
+        low, high = betas[-1], 4 * betas[-1]
+    else:
+        beta = found.trial.beta
+        below, above = [b for b in betas if b < beta], [b for b in betas if b > beta]
+        low, high = below[-1] if below else beta / 2, above[0] if above else 2 * beta
+        words = f"Next, search between the betas beside its {beta:g}:"
+    trial = found.trial if found is not None else alike[-1]
+    model = trial.model.rpartition("@")[0]
+    return words, search_command(storage, trial.experiment, (low, high), trial.reward_function, model)
 
 
 def _numbers(figure: Figure) -> list[tuple[str, list[str]]]:

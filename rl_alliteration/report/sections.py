@@ -37,7 +37,8 @@ SECTIONS = (
         "study",
         "Curves",
         "Curves",
-        "Small beta red, large beta violet. Select a name in a legend to hide it, twice to see it alone.",
+        "A setting has one colour in all figures, from dark for the smallest beta to light for the largest; algorithms "
+        "differ by dashes and markers. Select a name in a legend to hide it, twice to see it alone.",
         figures=(of_each_reward(study.raw_reward, study.kl_penalty, study.algorithms, study.extended),),
     ),
     Section("tradeoff", "Trade-off", "The trade-off", "", figures=(frontier.frontier_figure,)),
@@ -66,7 +67,7 @@ SECTIONS = (
         "letters",
         "Letters",
         "Letters",
-        "Why only s and t? What the model says often by chance is what gets rewarded first.",
+        "Which initial letters the alliterating pairs have. A letter has one colour in all figures.",
         figures=(letters.by_kl,),
         chooser=letters.chooser,
         files=(of_each_reward(letters.by_beta),),

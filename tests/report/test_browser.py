@@ -69,7 +69,7 @@ def watched(opened: Watched) -> Iterator[Watched]:
     opened.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     for field in ("trial", "order"):
         opened.page.select_option(f"#text-{field}", index=0)
-    for field in ("generation", "search", "reward"):
+    for field in ("from", "to", "search", "reward"):
         opened.page.fill(f"#text-{field}", "")
     yield opened
     assert opened.complaints == []
@@ -135,21 +135,28 @@ def test_search_and_filters(watched: Watched) -> None:
     page.fill("#text-reward", "")
     page.select_option("#text-order", "generation")
     page.select_option("#text-trial", label="rloo beta 0 seed 1, alliteration, made_up")
-    page.fill("#text-generation", "200")
-    near = [int(meta.split("generation ")[1].split(" ")[0]) for meta in watched.metas()]
-    assert near == list(range(190, 210))
+    page.fill("#text-from", "200")
+    page.fill("#text-to", "214")
+    assert sorted(generations(watched)) == list(range(200, 215))
+    page.select_option("#text-order", "reward")
+    assert sorted(generations(watched)) == list(range(200, 215)) != generations(watched)
+    page.select_option("#text-order", "generation")
     page.click("#text-last")
-    assert "generation 399" in watched.metas()[-1]
+    assert "generation 300" in watched.metas()[0] and "of 100 texts" in page.inner_text("#text-count")
     page.click("#text-first")
-    assert "generation 0 " in watched.metas()[0]
+    assert "generation 0 " in watched.metas()[0] and "of 100 texts" in page.inner_text("#text-count")
     page.click("#text-more")
     assert len(watched.texts()) == 40
     browser = page.context.browser
     assert browser is not None
     again = Watched(browser, Path(page.url.split("#")[0].removeprefix("file://")), "#" + page.url.split("#")[1])
-    assert again.page.input_value("#text-generation") == "0"
+    assert (again.page.input_value("#text-from"), again.page.input_value("#text-to")) == ("0", "99")
     assert again.metas()[0] == watched.metas()[0]
     again.page.context.close()
+
+
+def generations(watched: Watched) -> list[int]:
+    return [int(meta.split("generation ")[1].split(" ")[0].replace(",", "")) for meta in watched.metas()]
 
 
 def test_a_text_with_markup_stays_a_text(watched: Watched) -> None:
@@ -175,12 +182,14 @@ def test_a_trial_is_read_from_the_table_and_a_window_from_the_frontier(watched: 
     assert page.locator("th[aria-sort=descending]").count() == 1
     first.locator("button").click()
     assert watched.metas()[-1].startswith("rloo beta 100")
+    last = page.input_value("#text-to")
     drawn(watched, "#plot-frontier")
     page.evaluate(
         "document.getElementById('plot-frontier').emit('plotly_click', "
         "{points: [{customdata: document.getElementById('plot-frontier').data[0].customdata[2]}]})"
     )
-    assert page.input_value("#text-generation") == "200"
+    assert (page.input_value("#text-from"), page.input_value("#text-to")) == ("200", "299")
+    assert last in ("299", "399") and {number // 100 for number in generations(watched)} == {2}
 
 
 def test_light_dark_and_narrow(browser: Browser, page_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import math
@@ -299,3 +300,20 @@ def test_results_without_a_text_make_a_page_too(tmp_path: Path) -> None:
         storage.delete(path)
     report(Report(storage=str(storage), output=str(tmp_path / "page.html")), lambda line: None)
     assert "No trial has a text yet" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("betas", "kept", "asked"),
+    [((20, 60, 100), 60, "20 100"), ((60,), 60, "30 120"), ((20, 60), None, "60 240"), ((0,), None, "")],
+)
+def test_the_answer_says_what_to_try_next(
+    betas: tuple[float, ...], kept: float | None, asked: str, tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path)
+    write_results(storage, [MadeUp(beta=beta, generations=300) for beta in betas])
+    shown = Shown(measure(connect(storage)))
+    vars(shown)["recommendation"] = recommend([point for point in shown.points if point.trial.beta == kept])
+    assert (shown.recommendation is None) == (kept is None)
+    page = html.unescape(build_page(shown, connect(storage), title="t", storage="a folder"))
+    command = page.partition("<code>rl-alliteration search ")[2].partition("<")[0]
+    assert command == (f"--storage 'a folder' --experiment made_up_search --beta {asked}" if asked else "")

@@ -74,7 +74,7 @@ def test_every_trial_has_a_path_beside_best_of_n(shown: Shown) -> None:
     assert line.x[-1] == pytest.approx(float(kl_bound(6))) and line.y[-1] == pytest.approx(best.mean(6).value)
     assert all(low < y < high for low, y, high in zip(band.bounds[0], line.y, band.bounds[1], strict=True))
     (far,) = series["best-of-n, no interval"]
-    assert far.dashed and far.y[-1] == best.rewards.max()
+    assert far.dash == "dash" and far.y[-1] == best.rewards.max()
     assert min(map(float, line.x)) >= yardsticks.LEAST_NATS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from rl_alliteration.analysis.types import FINAL_TEXTS, Trial
 from rl_alliteration.analysis.words import Reals
 from rl_alliteration.config import ORIGINAL
 from rl_alliteration.report.base import (
+    CATEGORIES,
     GREY,
     Chooser,
     Figure,
@@ -21,7 +23,6 @@ from rl_alliteration.report.base import (
     references,
     settings_of,
     short,
-    spectrum,
 )
 
 
@@ -33,7 +34,7 @@ def chooser(shown: Shown) -> Chooser:
         for reward in shown.rewards
     }
     found |= {
-        f"trial-{index}": (f"over time: {trial.name}", over_time(trial))
+        f"trial-{index}": (f"over time: {trial.name}", over_time(shown, trial))
         for index, trial in enumerate(shown.analysis.trained)
     }
     return Chooser(
@@ -57,16 +58,16 @@ def by_beta(shown: Shown, reward: str) -> Figure:
         names.append(short(coefficient) + (f" {algorithm}" if several else ""))
         counts.append(np.sum([trial.final_letters() for trial in found], axis=0))
     return _letters(
-        f"letters_{reward}", "Which letters alliterate, by beta",
+        shown, f"letters_{reward}", "Which letters alliterate, by beta",
         f"Share of the alliterating pairs by initial letter, over each trial's last {FINAL_TEXTS} texts.",
         "beta", names, np.array(counts), "bar",
     )  # fmt: skip
 
 
-def over_time(trial: Trial) -> Figure:
+def over_time(shown: Shown, trial: Trial) -> Figure:
     """Which initial letters alliterate in each window of a trial."""
     return _letters(
-        f"letters_{trial.trial_id}", "Which letters alliterate, over time",
+        shown, f"letters_{trial.trial_id}", "Which letters alliterate, over time",
         f"Share of the alliterating pairs by initial letter, in each window of {trial.name}.",
         "generation", (trial.first + trial.window / 2).tolist(), trial.by_letter, "area",
     )  # fmt: skip
@@ -78,7 +79,7 @@ def by_kl(shown: Shown) -> list[Figure]:
     if len(rewards) < 2:
         return []
     series = []
-    for reward, colour in zip(rewards, spectrum(len(rewards)), strict=True):
+    for reward, colour in zip(rewards, itertools.cycle(CATEGORIES), strict=False):
         estimates = entropy_by_kl(shown.trials(reward))
         series.append(
             Series(
@@ -97,18 +98,26 @@ def by_kl(shown: Shown) -> list[Figure]:
 
 
 def _letters(
-    key: str, title: str, caption: str, x_title: str, x: Sequence[float] | Sequence[str], counts: Reals, kind: str,
+    shown: Shown, key: str, title: str, caption: str, x_title: str, x: Sequence[float] | Sequence[str], counts: Reals,
+    kind: str,
 ) -> Figure:  # fmt: skip
-    """The eight commonest letters, the others together."""
+    """The letters that are the commonest in all trials, each with one colour in all figures; the others together."""
     counts = counts.reshape(len(x), len(LETTERS))
     shares = np.divide(counts, counts.sum(axis=1, keepdims=True), out=np.zeros(counts.shape),
                        where=counts.sum(axis=1, keepdims=True) > 0)  # fmt: skip
-    order = np.argsort(-shares.sum(axis=0), kind="stable")
-    top = [i for i in order[:8] if shares[:, i].any()]
+    top = commonest(shown.analysis.trained)
     series = [
         Series(LETTERS[i], x, shares[:, i].tolist(), colour, kind)
-        for i, colour in zip(top, spectrum(len(top)), strict=True)
+        for i, colour in zip(top, CATEGORIES, strict=False)
+        if shares[:, i].any()
     ]
     rest = np.delete(shares, top, axis=1).sum(axis=1)
     series.append(Series("all others", x, rest.tolist(), GREY, kind))
     return Figure(key, title, caption, x_title, "share of alliteration", series)
+
+
+def commonest(trials: Sequence[Trial]) -> list[int]:
+    """Places in `LETTERS` of those that carry most alliteration in all windows, as many as there are colours."""
+    counts = np.sum([trial.by_letter.sum(axis=0) for trial in trials], axis=0) if trials else np.zeros(len(LETTERS))
+    order = np.argsort(-counts, kind="stable")
+    return [int(i) for i in order[: len(CATEGORIES)] if counts[i] > 0]

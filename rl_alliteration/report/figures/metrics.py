@@ -12,11 +12,11 @@ from rl_alliteration.report.base import (
     Select,
     Series,
     Shown,
-    algorithm_colour,
     by_generation,
     references,
     settings_of,
     short,
+    style_of,
 )
 
 
@@ -41,7 +41,7 @@ def over_time(shown: Shown, reward: str, metric: str) -> Figure:
     """A metric by generation."""
     about = METRICS[metric]
     return by_generation(
-        shown.trials(reward), metric, f"{metric}_{reward}", f"{about.title} by generation",
+        shown, reward, metric, f"{metric}_{reward}", f"{about.title} by generation",
         f"{about.title}: {about.words}.",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ def at_the_end(shown: Shown, reward: str, metric: str) -> Figure:
         series.append(
             Series(
                 f"{algorithm}: interquartile mean", names, [e.value for e in estimates],
-                algorithm_colour(algorithm), "points",
+                style_of(algorithm).colour, "points", symbol=style_of(algorithm).symbol,
                 bounds=([e.low for e in estimates], [e.high for e in estimates]),
             )
         )  # fmt: skip
@@ -67,7 +67,8 @@ def at_the_end(shown: Shown, reward: str, metric: str) -> Figure:
             Series(
                 f"{algorithm}: each seed", [short(trial.coefficient) for trial in every],
                 [about.shown(trial.final(metric)) for trial in every], GREY, "points", faint=True,
-                targets=[(trial.name, trial.generations) for trial in every],
+                symbol=style_of(algorithm).symbol,
+                targets=[(trial.name, int(trial.first[-1])) for trial in every],
             )
         )  # fmt: skip
     return Figure(

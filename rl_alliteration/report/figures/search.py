@@ -46,7 +46,7 @@ def _of_one(points: Sequence[FrontierPoint], trials: Sequence[Trial], keep_varie
     numbers = [float(number) for number in range(1, len(ordered) + 1)]
     running = np.maximum.accumulate(scores).tolist() if scores else []
     fates = [trial.reason if trial.status == "stopped" else trial.status for trial in ordered]
-    targets = [(trial.name, best[trial.name].first if trial.name in best else 0) for trial in ordered]
+    targets = [(t.name, best[t.name].first if t.name in best else int(t.first[-1])) for t in ordered]
 
     def by_fate(x: Sequence[float]) -> list[Series]:
         found = []

@@ -8,13 +8,12 @@ from rl_alliteration.report.base import (
     Figure,
     Series,
     Shown,
-    algorithm_colour,
     by_generation,
-    colours,
     curve,
     references,
     setting_of,
     settings_of,
+    style_of,
     together,
 )
 
@@ -22,16 +21,16 @@ from rl_alliteration.report.base import (
 def raw_reward(shown: Shown, reward: str) -> Figure:
     """Raw reward by generation."""
     return by_generation(
-        shown.trials(reward), "raw_reward", f"raw_reward_{reward}", f"Raw reward by generation, reward {reward}",
+        shown, reward, "raw_reward", f"raw_reward_{reward}", f"Raw reward by generation, reward {reward}",
         f"Mean raw reward of {shown.analysis.window} texts. Thick: the interquartile mean over seeds; thin: each "
-        "trial. Without a KL penalty the reward looks great; read the texts.",
+        "trial. A high reward does not say that the texts still vary or make sense: see variety and sense below.",
     )  # fmt: skip
 
 
 def kl_penalty(shown: Shown, reward: str) -> Figure:
     """KL divergence by generation."""
     return by_generation(
-        shown.trials(reward), "kl_penalty", f"kl_penalty_{reward}", f"KL divergence by generation, reward {reward}",
+        shown, reward, "kl_penalty", f"kl_penalty_{reward}", f"KL divergence by generation, reward {reward}",
         f"Log p of the policy minus that of the original model, nats per token, mean of {shown.analysis.window} texts. "
         "0: the policy is the original model.",
     )  # fmt: skip
@@ -51,12 +50,12 @@ def algorithms(shown: Shown, reward: str) -> Figure | None:
             name = trial.algorithm.upper() if trial.algorithm in ("reinforce", "rloo") else trial.algorithm
             first = name not in {one.group for one in series}
             x, y = curve(trial, "raw_reward")
-            colour = algorithm_colour(trial.algorithm)
-            series.append(Series(name if first else trial.name, x, y, colour, group=name, quiet=not first))
+            colour, dash, _ = style_of(trial.algorithm)
+            series.append(Series(name if first else trial.name, x, y, colour, group=name, quiet=not first, dash=dash))
     return Figure(
         f"algorithms_{reward}", f"REINFORCE against RLOO, reward {reward}",
-        f"Raw reward at beta {beta:g}, means of ten texts; each line is a seed. REINFORCE makes whatever it samples "
-        "likelier and fixates; RLOO compares the texts of a group and is never satisfied.",
+        f"Raw reward at beta {beta:g}, means of ten texts; each line is a seed. REINFORCE weighs a text by its reward, "
+        "RLOO by how far that is above the rest of its group.",
         GENERATIONS, "Raw reward", series, references(trials, "raw_reward"), digits=1,
     )  # fmt: skip
 
@@ -68,7 +67,7 @@ def extended(shown: Shown, reward: str) -> Figure | None:
     chosen = [trial for trial in trials if trial.max_generations > 1.5 * lengths[len(lengths) // 2]]
     if not chosen:
         return None
-    colour = colours(trials)
+    colour = shown.colour
     series = []
     for trial in chosen:
         x, y = curve(trial, "raw_reward")

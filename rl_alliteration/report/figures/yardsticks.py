@@ -21,16 +21,16 @@ from rl_alliteration.report.base import (
     GREEN,
     GREY,
     ORANGE,
+    PINK,
     RED,
-    VIOLET,
     Figure,
     Series,
     Shown,
     by_generation,
-    colours,
     setting_names,
     setting_of,
     settings_of,
+    style_of,
 )
 
 LEAST_NATS = 0.1
@@ -57,7 +57,7 @@ def reward_against_kl(shown: Shown) -> list[Figure]:
                 "texts, with its 95% interval; dashed where these are too few for one. It needs the divergence drawn "
                 f"or less. {_of_the_optimum(original, trials, bool(best))}",
                 "KL divergence, nats a text (logarithmic)", "raw reward",
-                [*_paths(trials), *_best_of_n(original), *best],
+                [*_paths(shown, trials), *_best_of_n(original), *best],
                 [("original model", original.raw_reward.value)], digits=1, log_x=True, ordered=False,
             )
         )  # fmt: skip
@@ -89,9 +89,8 @@ def envelope_over_beta(shown: Shown) -> list[Figure]:
 
 def objective(shown: Shown, reward: str) -> Figure:
     """J over generations, with the line of doing nothing."""
-    trials = shown.trials(reward)
     figure = by_generation(
-        trials, "objective", f"objective_{reward}", f"The objective by generation, reward {reward}",
+        shown, reward, "objective", f"objective_{reward}", f"The objective by generation, reward {reward}",
         f"J, the mean of raw reward minus beta times the KL divergence per token, of {shown.analysis.window} texts: "
         "what each trial is trained on, so trials of different beta have different objectives. Doing nothing has the "
         "same for each: the original's mean raw reward. Thick: the interquartile mean over seeds; thin: each trial.",
@@ -116,9 +115,9 @@ def _comparisons(shown: Shown) -> list[tuple[str, str, Original, list[Trial]]]:
 # --- reward against KL -------------------------------------------------------------------------------------------
 
 
-def _paths(trials: Sequence[Trial]) -> list[Series]:
+def _paths(shown: Shown, trials: Sequence[Trial]) -> list[Series]:
     """Of each trial a thin line; of each setting its windows as points."""
-    colour, name_of = colours(trials), setting_names(trials)
+    colour, name_of = shown.colour, setting_names(trials)
     series = []
     for setting, found in settings_of(trials).items():
         name = name_of(setting)
@@ -129,7 +128,8 @@ def _paths(trials: Sequence[Trial]) -> list[Series]:
         ]
         kl, raw = (list(itertools.chain.from_iterable(ends)) for ends in zip(*paths, strict=True))
         targets = [(trial.name, first) for trial in found for first in trial.first[trial.full].tolist()]
-        series.append(Series(name, kl, raw, colour(setting), "points", small=True, targets=targets))
+        symbol = style_of(setting[0]).symbol
+        series.append(Series(name, kl, raw, colour(setting), "points", small=True, symbol=symbol, targets=targets))
     return series
 
 
@@ -161,7 +161,7 @@ def _best_of_n(original: Original) -> list[Series]:
     series.append(
         Series(
             f"{name}, no interval", kl_bound(sizes).tolist(),
-            [best.mean(min(n, count)).value for n in sizes.tolist()], GREY, group=name, dashed=True, quiet=sure > 1,
+            [best.mean(min(n, count)).value for n in sizes.tolist()], GREY, group=name, dash="dash", quiet=sure > 1,
         )
     )  # fmt: skip
     return series
@@ -244,13 +244,13 @@ def _sides(points: Sequence[EnvelopePoint]) -> list[Series]:
     sides = (
         ("best collapsed window", RED, [point.collapsed for point in points]),
         ("best window not collapsed", GREEN, [point.varied for point in points]),
-        ("optimum J*, estimated", VIOLET, [point.optimum for point in points]),
+        ("optimum J*, estimated", PINK, [point.optimum for point in points]),
     )
     series = []
     for name, colour, values in sides:
         known = [(point.beta, value) for point, value in zip(points, values, strict=True) if value >= floor]
         if known:
-            series.append(Series(name, [x for x, _ in known], [y for _, y in known], colour, dashed=True))
+            series.append(Series(name, [x for x, _ in known], [y for _, y in known], colour, dash="dash"))
     return series
 
 
