@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rl_alliteration.report.base import GOLD, GREY, Figure, Series, Shown, setting_names, setting_of, style_of
+from rl_alliteration.report.base import GOLD, GREY, RED, Figure, Series, Shown, setting_names, setting_of, style_of
 
 
 def frontier_figure(shown: Shown) -> list[Figure]:
@@ -32,7 +32,7 @@ def frontier_figure(shown: Shown) -> list[Figure]:
     alliteration, varieties = (
         [original.metrics[name] for original in originals] for name in ("alliteration", "variety")
     )
-    series.append(Series("original model", alliteration, varieties, GREY, "points", symbol="x"))
+    series.append(Series("original model", alliteration, varieties, RED, "points", symbol="x"))
     variety = float(np.mean(varieties)) if originals else float("nan")
     share = shown.keep_variety
     figure = Figure(
