@@ -44,7 +44,7 @@ def column(meaning: str, unit: str = "", *, since: int = 1, default: Any = None,
 
 
 _ALGORITHM = "algorithm of the trial; `original` for the trial without updates"
-_BETA = "KL coefficient that was used"
+_BETA = "KL coefficient that was used; the views show null for the original, which has none"
 _BETA_UNIT = "reward per nat a token"
 _SEED = "seed of all random numbers of the trial"
 _GROUP_SIZE = "texts per update"
@@ -197,7 +197,9 @@ class Event(Record):
     versions: str = column("versions of what fixes the numbers, JSON")
     config: str = column("the trial's whole configuration, JSON")
     algorithm: str = column(_ALGORITHM)
-    beta: float = column("KL coefficient; where it begins, if a controller changes it", _BETA_UNIT)
+    beta: float = column(
+        "KL coefficient; where it begins, if a controller changes it; the views show null for the original", _BETA_UNIT
+    )
     seed: int = column(_SEED)
     group_size: int = column(_GROUP_SIZE)
     learning_rate: float = column(_RATE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,11 @@ def columns() -> list[WindowColumn]:
         _of_trial("experiment", pa.string(), "name of the experiment"),
         _of_trial("trial_id", pa.string(), "id of the trial, as in the other views"),
         _of_trial("algorithm", pa.string(), "algorithm of the trial; `original` for the trial without updates"),
-        _of_trial("beta", pa.float64(), "KL coefficient; where it begins, if a controller changes it"),
+        WindowColumn(
+            "beta", pa.float64(),
+            "KL coefficient; where it begins, if a controller changes it; null for the original, which has none", "",
+            lambda trial: math.nan if trial.is_original else trial.beta,
+        ),
         _of_trial("target_kl", pa.float64(), "KL divergence that a controller steers to; null if beta is fixed"),
         _of_trial("seed", pa.int64(), "seed of all random numbers of the trial"),
         _of_trial("reward_function", pa.string(), "name of the reward function, or a weighted sum of several"),

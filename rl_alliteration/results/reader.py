@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rl_alliteration.config import PlannedTrial, TrialConfig
+from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig
 from rl_alliteration.errors import UserError
 from rl_alliteration.foreign import Damaged, Newer
 from rl_alliteration.results import schema
@@ -283,7 +283,8 @@ def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, datase
     view = "trial_events" if dataset == "trials" else dataset
     columns = schema.arrow(dataset)
     later = [column for column in schema.describe(dataset) if column.since > 1]
-    names = ", ".join([*_KEYS, *columns.names])
+    never_original = dataset == "steps"
+    names = ", ".join([*_KEYS, *(_BETA if name == "beta" and not never_original else name for name in columns.names)])
     # Listed by us, not by a pattern: DuckDB takes a folder that it cannot list for an empty one, and follows links.
     found = [path for path in storage.list(dataset) if _PART.fullmatch(path)]
     empty = pa.schema([*_KEYS.items(), *zip(columns.names, columns.types, strict=True)]).empty_table()
@@ -302,6 +303,10 @@ def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, datase
         source = f"(SELECT * REPLACE ({filled}) FROM (FROM {view}_empty UNION ALL BY NAME FROM {source}))"
     connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {source}")
     return found
+
+
+_BETA = f"CASE WHEN algorithm <> '{ORIGINAL}' THEN beta END AS beta"
+"""The original has no coefficient: the 0 that is stored for it would pass for a trial without a KL penalty."""
 
 
 def _trials_of(storage: Storage, dataset: str) -> set[tuple[str, str]]:

@@ -9,9 +9,11 @@ import pytest
 from made_up import MadeUp, write_results
 
 from rl_alliteration.analysis import table
+from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.cli.main import main
 from rl_alliteration.config import ORIGINAL
 from rl_alliteration.handle import open_results
+from rl_alliteration.results.parts import read_part
 from rl_alliteration.results.reader import run_query
 from rl_alliteration.results.storage import Storage
 
@@ -62,3 +64,12 @@ def test_other_queries_do_not_pay_for_it(storage: Storage, monkeypatch: pytest.M
     monkeypatch.setitem(table.VIEWS, "windows", lambda connection: pytest.fail("it was measured"))
     for sql in ("SELECT count(*) FROM generations", "SELECT 1 AS windows_of"):
         run_query(storage, sql, table.VIEWS)
+
+
+def test_the_original_has_no_beta_in_the_views_and_the_stored_rows_keep_theirs(storage: Storage) -> None:
+    for view in ("generations", "trials", "trial_events", "windows"):
+        sql = f"SELECT DISTINCT algorithm, beta FROM {view} ORDER BY algorithm"
+        assert run_query(storage, sql, table.VIEWS)[1] == [(ORIGINAL, None), ("rloo", 40.0)]
+    stored = {read_part(storage, path)[0]["beta"] for path in storage.list("generations") if "=original-" in path}
+    assert stored == {0.0}
+    assert [one.beta for one in summarise(storage)] == [40.0, 0.0]
