@@ -15,6 +15,7 @@ from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.analysis.table import VIEWS, windows_table
 from rl_alliteration.analysis.types import WINDOW, Analysis
 from rl_alliteration.errors import UserError
+from rl_alliteration.names import find_trial
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage, open_storage
 from rl_alliteration.terminal import one_line
@@ -84,7 +85,7 @@ class Results:
         """The texts of a trial that are nearest to a generation: one row a text, by generation.
 
         Args:
-            trial: its id.
+            trial: its id, or as much of it as no other has: its beginning, or that of its hash.
             around: the generation. Default: the last.
             number: how many.
 
@@ -92,8 +93,7 @@ class Results:
             UserError: there is no such trial, or it has no such generation.
         """
         known = {trial_id: name for name, trial_id in reader.trial_ids(self._storage, self.experiment)}
-        if trial not in known:
-            raise UserError(f"trial: {trial!r} is not in {self.storage!r}; there is: {', '.join(known)}")
+        trial = find_trial(trial, known, self.storage, "trial")
         connection = reader.connect(self._storage)
         if around is not None:
             last = "SELECT max(generation) FROM generations WHERE experiment = ? AND trial_id = ?"

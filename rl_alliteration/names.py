@@ -1,4 +1,4 @@
-"""What trials are called: by what sets each apart from those it is shown among."""
+"""What trials are called, by what sets each apart from those it is shown among; and which one a person means."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Protocol
 
 from rl_alliteration.config import MODEL, ORIGINAL, SETTINGS, PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.errors import UserError
 from rl_alliteration.setting import settings_of
 
 _BETA = SETTINGS["beta"].words
+_LEAST = 4
+"""Characters of a hash that are shown at least: fewer would soon be another trial's too."""
+_LISTED = 8
 
 
 class Penalised(Protocol):
@@ -82,3 +86,51 @@ def _settings(trial: PlannedTrial, but: Collection[str]) -> dict[str, tuple[Hash
         found["beta"] = (config.beta, f"from {_BETA(config.beta)}")
     model = config.model_fingerprint
     return found | {"model": (model, f"{trial.model}@{model[:4]}")}
+
+
+def find_trial(given: str, known: Collection[str], place: str, flag: str = "--trial") -> str:
+    """The id that a person means by it, by its beginning up to a dash or into its hash, or by the hash's beginning.
+
+    Numbers are not cut: `rloo-beta4` is not `rloo-beta40-seed0-1a2b3c4d`; `rloo-beta40`, `1a2b` and the whole are.
+
+    Args:
+        given: by the person.
+        known: the ids that there are.
+        place: what they are of, for messages.
+        flag: that it was given with.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    found = [given] if given in known else sorted({one for one in known if _means(given, one)})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{flag}: {given!r} may be any of {_listed(found)}; give more of its id")
+    raise UserError(f"{flag}: {given!r} is not in {place!r}; there is: {_listed(sorted(known)) or 'none'}")
+
+
+def _means(given: str, trial_id: str) -> bool:
+    name, _, digest = trial_id.rpartition("-")
+    up_to_a_dash = f"{name}-".startswith(f"{given}-")
+    into_its_hash = given.startswith(f"{name}-") and trial_id.startswith(given)
+    return bool(given) and (up_to_a_dash or into_its_hash or digest.startswith(given))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def short_ids(trial_ids: Collection[str]) -> dict[str, str]:
+    """Of each id the shortest beginning of its hash by which `find_trial` finds it among them."""
+    ids = set(trial_ids)
+
+    def short(trial_id: str) -> str:
+        digest = trial_id.rpartition("-")[2]
+        for length in range(_LEAST, len(digest) + 1):
+            if [one for one in ids if _means(digest[:length], one)] == [trial_id]:
+                return digest[:length]
+        return trial_id
+
+    return {trial_id: short(trial_id) for trial_id in ids}

@@ -145,8 +145,7 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
             facts = _rows(connection, experiment, trial_id, elsewhere)
     trials = [fact.pop("planned") for fact in facts]
     for fact, trial in zip(facts, trials, strict=True):
-        fact |= {"beta": trial.config.beta, "target_kl": trial.config.target_kl}
-        fact["original_keys"] = original_keys(trial.config, fact["model"])
+        fact |= {"target_kl": trial.config.target_kl, "original_keys": original_keys(trial.config, fact["model"])}
     _tell_apart(facts, trials)
     several = len({fact["experiment"] for fact in facts}) > 1
     for fact, name in zip(facts, trial_names(trials, always=("reward",)), strict=True):
@@ -160,8 +159,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     answer = connection.execute(
         """
-        SELECT experiment, trial_id, algorithm, seed, status, reason, max_generations, reward_function,
-               group_size, learning_rate, model, config, checkpoint_every, began
+        SELECT experiment, trial_id, algorithm, if(algorithm = $original, 0, beta) AS beta, seed, status, reason,
+               max_generations, reward_function, group_size, learning_rate, model, config, checkpoint_every, began
         FROM trials
         JOIN (SELECT experiment, trial_id, min(written_at) AS began FROM trial_events GROUP BY ALL)
         USING (experiment, trial_id)

@@ -112,8 +112,8 @@ def _events(
 ) -> list[dict[str, Any]]:
     answer = connection.execute(
         """
-        SELECT experiment, trial_id, algorithm, config, seed, learning_rate, group_size, status, reason,
-               max_generations, error, model, checkpoint_every
+        SELECT experiment, trial_id, algorithm, if(algorithm = $original, 0, beta) AS beta, config, seed,
+               learning_rate, group_size, status, reason, max_generations, error, model, checkpoint_every
         FROM trials
         WHERE ($experiment IS NULL OR experiment = $experiment) AND ($trial_id IS NULL OR trial_id = $trial_id)
         ORDER BY experiment, algorithm = $original, algorithm DESC, beta, learning_rate, group_size, seed,
@@ -132,7 +132,7 @@ _COLUMNS = ("generation", "text", "prompt", *_NUMBERS)
 def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
     nan = float("nan")
     config = event.pop("planned").config
-    event |= {"beta": config.beta, "target_kl": config.target_kl, "reward_function": config.reward}
+    event |= {"target_kl": config.target_kl, "reward_function": config.reward}
     event["original_keys"] = original_keys(config, event.pop("model"))
     if last is None:
         unknown = (*_METRICS, "objective_error", "variety_within", "variety_across")

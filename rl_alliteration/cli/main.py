@@ -10,6 +10,7 @@ import dataclasses
 import io
 import itertools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,8 +19,8 @@ import duckdb
 import pyarrow
 import tyro
 
-from rl_alliteration import terminal
-from rl_alliteration.cli.commands import Command, all_commands
+from rl_alliteration import __version__, terminal
+from rl_alliteration.cli.commands import STORAGE, Command, all_commands
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.terminal import OutputLost, complain, is_text
 
@@ -33,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def call(arguments: list[str]) -> int:
     """Run a command; its exit code."""
-    return guarded(lambda: parse(arguments).run())
+    return guarded(lambda: _print_version() if arguments[:1] == ["--version"] else parse(arguments).run())
+
+
+def _print_version() -> int:
+    print(f"rl-alliteration {__version__}")
+    return 0
 
 
 def run_preset(preset: str | None = None) -> None:
@@ -50,18 +56,36 @@ def parse(arguments: list[str]) -> Command:
     """
     if arguments[:1] == ["submit"] and "--" in arguments:  # the flags of sweep may be set apart
         arguments.remove("--")
+    arguments = _with_storage(arguments)
     check_words(arguments, _several(arguments))
     _check_values(arguments)
     with in_one_line(f"rl-alliteration {arguments[0] if arguments and arguments[0] in COMMANDS else ''}"):
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,  # type: ignore[arg-type]
             prog="rl-alliteration",
-            description="Sweeps of reinforcement learning on language models.",
+            description="Sweeps of reinforcement learning on language models. --version prints the version.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     _check_whole_numbers(command)
     return command
+
+
+def _with_storage(arguments: list[str]) -> list[str]:
+    """The command line with the environment's storage where a command needs one and is given none.
+
+    Raises:
+        UserError: there is none.
+    """
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    fields = {field.name: field for field in dataclasses.fields(command)} if command else {}
+    needed = "storage" in fields and fields["storage"].default is dataclasses.MISSING
+    given = any(word.partition("=")[0] in ("--storage", "--help", "-h") for word in arguments)
+    if given or not needed:
+        return arguments
+    if not (storage := os.environ.get(STORAGE)):
+        raise UserError(f"--storage: give the folder or URI of the results, or set the environment variable {STORAGE}")
+    return [*arguments, f"--storage={storage}"]
 
 
 def _check_whole_numbers(command: Command) -> None:

@@ -24,7 +24,7 @@ class Report:
     """Write one self-contained HTML page: figures, the trade-off, which model to keep, and the texts."""
 
     storage: str
-    """Folder or URI of the results."""
+    """Folder or URI of the results. Default: $RL_ALLITERATION_STORAGE."""
     experiment: str | None = None
     """Only this one. Default: all."""
     output: str = "report.html"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.foreign import encode_record
+from rl_alliteration.names import find_trial
 from rl_alliteration.results import schema
 from rl_alliteration.results.heartbeat import heartbeat_path
 from rl_alliteration.results.lease import Lease, LeaseState, await_free, holder, lease_path, read_lease
@@ -88,6 +89,15 @@ def _copy_trial(source: Storage, target: Storage, experiment: str, trial_id: str
         target.put(schema.manifest_path(experiment, trial_id, 0), encode_record(manifest))
 
 
+def whole_id(storage: Storage, experiment: str, given: str) -> str:
+    """The id of the trial that a person means, see `find_trial`; also of one whose removal was broken off.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    return find_trial(given, _trials_of(storage, experiment), experiment)
+
+
 def removal(storage: Storage, experiment: str, trial_id: str | None) -> list[str]:
     """Files of an experiment, or of one of its trials, in the order in which to delete them.
 
@@ -97,10 +107,7 @@ def removal(storage: Storage, experiment: str, trial_id: str | None) -> list[str
     Raises:
         UserError: there is no such trial.
     """
-    known = _trials_of(storage, experiment)
-    if trial_id is not None and trial_id not in known:
-        raise UserError(f"--trial: {trial_id!r} is not in {experiment!r}; there is: {', '.join(known)}")
-    chosen = known if trial_id is None else [trial_id]
+    chosen = _trials_of(storage, experiment) if trial_id is None else [whole_id(storage, experiment, trial_id)]
     files: list[str] = []
     if trial_id is None:
         files += [path for folder in ("runs", "tune") for path in storage.list(f"{folder}/{experiment}")]

@@ -18,6 +18,7 @@ from rl_alliteration.foreign import Damaged
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sampling import log_probabilities
+from rl_alliteration.names import find_trial
 from rl_alliteration.results.cards import ModelCard, read_card
 from rl_alliteration.results.parts import model_of, read_part, row_digest
 from rl_alliteration.results.reader import last_event, parts, trial_ids
@@ -88,7 +89,7 @@ def open_trial(
     Args:
         storage: the results.
         experiment: the trial's.
-        trial_id: which.
+        trial_id: which; or what `find_trial` finds it by.
         model: where its model is now; default: where it was. The fingerprints say whether it is the one.
         tokenizer: the same of its tokenizer, if that is not the model's own.
 
@@ -96,10 +97,10 @@ def open_trial(
         UserError: there is no such trial, or its model cannot be had.
         Failure: the model is no longer the one that the trial began with.
     """
-    known = [name for _, name in trial_ids(storage, experiment)]
-    event = last_event(storage, experiment, trial_id) if trial_id in known else None
+    trial_id = find_trial(trial_id, [name for _, name in trial_ids(storage, experiment)], experiment)
+    event = last_event(storage, experiment, trial_id)
     if event is None:
-        raise UserError(f"--trial: {trial_id!r} is not in {experiment!r}; there is: {', '.join(known)}")
+        raise UserError(f"--trial: {trial_id!r} has no event that can be read, see `verify`")
     config = TrialConfig.from_json(event["config"], trial_id)
     loaded = _load(storage, trial_id, config, model, tokenizer)
     numbers = [row["generation"] for row in _last_part(storage, experiment, trial_id)]

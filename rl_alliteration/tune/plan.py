@@ -66,7 +66,7 @@ class Request:
     """What sweeps and searches ask for: where, of which model, to which reward, from which prompts."""
 
     storage: str
-    """Folder that the results go to; made if it is not there."""
+    """Folder that the results go to; made if it is not there. Default: $RL_ALLITERATION_STORAGE."""
     preset: str | None = None
     """An experiment of the study, or `quickstart`; other flags change it."""
     experiment: str | None = None

@@ -13,11 +13,14 @@ import pytest
 from commands import run
 from trials import EXPERIMENT, planned, rows, run_trial
 
+from rl_alliteration import __version__
 from rl_alliteration.cli.main import COMMANDS
 from rl_alliteration.cli.summaries import highlighted
 from rl_alliteration.config import Sampling, TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.handle import open_results
 from rl_alliteration.lm.loading import LoadedModel
+from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.terminal import printable
@@ -220,6 +223,51 @@ def test_damaged_results_are_told_in_one_line(
         assert err.count("\n") <= 1
         if command == "verify":
             assert code == (0 if damage in ("stray", "lease") else 1)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"rl-alliteration {__version__}\n", "")
+
+
+def test_the_environment_says_where_results_are_if_no_flag_does(
+    capsys: pytest.CaptureFixture[str], results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = ("query", "SELECT count(*) AS texts FROM generations", "--format", "csv")
+    code, _, err = run(capsys, *count)
+    assert (code, err.count("\n")) == (2, 1) and "or set the environment variable RL_ALLITERATION_STORAGE" in err
+    monkeypatch.setenv("RL_ALLITERATION_STORAGE", results)
+    assert run(capsys, *count) == (0, "texts\n16\n", "")
+    trial = reader.trial_ids(Storage(results))[0][1]
+    for command in (("status",), ("verify",), ("claims",), ("remove", "--experiment", "none")):
+        assert "RL_ALLITERATION_STORAGE" not in run(capsys, *command)[2]
+    assert run(capsys, "compact", "--output", str(tmp_path / "copy"))[0] == 0
+    words = ("--max-length", "12", "-n", "1")
+    assert run(capsys, "sample", *words)[0] == 0  # of a model: no trial was asked for
+    code, _, err = run(capsys, "sample", *words, "--experiment", EXPERIMENT, "--trial", "x")
+    assert (code, f"--trial: 'x' is not in '{EXPERIMENT}'; there is: {trial}" in err) == (2, True)
+    code, _, err = run(capsys, *count, "--storage", str(tmp_path / "missing"))
+    assert (code, "no folder" in err) == (2, True)
+    monkeypatch.setenv("RL_ALLITERATION_STORAGE", "")
+    assert run(capsys, "status")[0] == 2
+
+
+def test_every_command_that_takes_a_trial_takes_a_part_of_its_id(
+    capsys: pytest.CaptureFixture[str], results: str, tmp_path: Path
+) -> None:
+    ids = [name for _, name in reader.trial_ids(Storage(results))]
+    where = ("--storage", results, "--experiment", EXPERIMENT)
+    others = {"sample": (), "export": ("--output", str(tmp_path / "m")), "remove": ()}
+    for command, flags in others.items():
+        code, out, err = run(capsys, command, *where, *flags, "--trial", "rloo")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"--trial: 'rloo' may be any of {', '.join(sorted(ids))}; give more of its id" in err
+        err = run(capsys, command, *where, *flags, "--trial", ids[0].rpartition("-")[2][:7])[2]
+        assert "--trial" not in err
+    assert "  rloo-beta10-seed0" in run(capsys, "remove", *where, "--trial", "rloo-beta10")[1].replace("tiny/", "")
+    (text,) = open_results(results).texts("rloo-beta0", number=1).to_pylist()
+    assert text["trial_id"].startswith("rloo-beta0-seed0-")
+    with pytest.raises(UserError, match="trial: 'rloo' may be any of"):
+        open_results(results).texts("rloo")
 
 
 def test_a_narrow_terminal_loses_nothing(

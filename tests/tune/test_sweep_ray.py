@@ -53,7 +53,7 @@ def test_a_sweep_leaves_every_text_of_every_trial(swept: Path) -> None:
         "FROM generations GROUP BY ALL ORDER BY ALL",
     )[1]
     assert counts == [
-        ("original", 0.0, 40, 40, 0, 39),
+        ("original", None, 40, 40, 0, 39),
         ("reinforce", 0.0, 16, 16, 0, 15),
         ("reinforce", 40.0, 16, 16, 0, 15),
         ("rloo", 0.0, 16, 16, 0, 15),

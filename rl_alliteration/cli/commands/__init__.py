@@ -12,6 +12,9 @@ import importlib
 import pkgutil
 from typing import Any, ClassVar
 
+STORAGE = "RL_ALLITERATION_STORAGE"
+"""The environment variable that says where results are if no --storage does."""
+
 
 class Command(abc.ABC):
     """A command with its flags."""

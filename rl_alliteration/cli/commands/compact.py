@@ -20,7 +20,7 @@ class Compact(Command):
     place: ClassVar[int] = 130
 
     storage: str
-    """Folder or URI of the results."""
+    """Folder or URI of the results. Default: $RL_ALLITERATION_STORAGE."""
     output: str
     """A new folder or URI."""
 

@@ -14,6 +14,7 @@ from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS
 from rl_alliteration.analysis.types import WINDOW
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.errors import UserError
+from rl_alliteration.names import find_trial
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage, open_storage
 from rl_alliteration.terminal import Screen
@@ -26,13 +27,13 @@ class Export(Command):
     place: ClassVar[int] = 100
 
     storage: str
-    """Folder or URI of the results."""
+    """Folder or URI of the results. Default: $RL_ALLITERATION_STORAGE."""
     experiment: str
     """The trial's experiment."""
     output: str
     """A new folder."""
     trial: str | None = None
-    """Its id, as `status` and `query` show it."""
+    """Its id, or as much of it as no other has: its beginning, or that of its hash, which `status` shows."""
     model: str | None = None
     """The folder of the trial's model, if it is no longer where it was."""
     generation: int | None = None
@@ -53,9 +54,9 @@ class Export(Command):
     def run(self) -> int:
         terminal.go_on_without_output()
         storage = open_storage(self.storage)
-        self._check(storage)
-        analysis = measure(reader.connect(storage), self.experiment, self.window, self.trial)
-        recommendation, chosen, generation = None, self.trial, self.generation
+        chosen = self._trial(storage)
+        analysis = measure(reader.connect(storage), self.experiment, self.window, chosen)
+        recommendation, generation = None, self.generation
         if self.recommended:
             recommendation = recommended(analysis, self.keep_variety, self.keep_sense)
             chosen, generation = recommendation.trial.trial_id, recommendation.generation
@@ -82,12 +83,12 @@ class Export(Command):
         say(f"{trial.trial_id} after {trainer.generation:,} texts{mean} is in {self.output}")
         return 0
 
-    def _check(self, storage: Storage) -> None:
-        """Whether the flags name a model."""
+    def _trial(self, storage: Storage) -> str | None:
+        """The id of the trial that is asked for; None: all of them, for the recommended model."""
         known = [name for _, name in reader.trial_ids(storage, self.experiment)]
-        if self.trial is not None and self.trial not in known:
-            raise UserError(f"--trial: {self.trial!r} is not in {self.experiment!r}; there is: {', '.join(known)}")
+        chosen = None if self.trial is None else find_trial(self.trial, known, self.experiment)
         if self.recommended and self.generation is not None:
             raise UserError("--generation: --recommended finds it; leave one of the two out")
         if not self.recommended and self.trial is None:
             raise UserError("--trial: give a trial's id, or --recommended")
+        return chosen

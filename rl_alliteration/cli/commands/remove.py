@@ -23,23 +23,24 @@ class Remove(Command):
     place: ClassVar[int] = 140
 
     storage: str
-    """Folder or URI of the results."""
+    """Folder or URI of the results. Default: $RL_ALLITERATION_STORAGE."""
     experiment: str
     """What to delete, or whose trial."""
     trial: str | None = None
-    """Only this trial, by its id."""
+    """Only this trial, by its id, or by as much of it as no other has."""
     yes: bool = False
     """Do not ask."""
 
     def run(self) -> int:
         storage = open_storage(self.storage)
         say = Screen().say
-        maintenance.removal(storage, self.experiment, self.trial)  # what is not there is told before any waiting
+        trial = None if self.trial is None else maintenance.whole_id(storage, self.experiment, self.trial)
+        maintenance.removal(storage, self.experiment, trial)  # what is not there is told before any waiting
         seen, tag = maintenance.await_no_driver(storage, self.experiment, say)
-        files = maintenance.removal(storage, self.experiment, self.trial)
-        for (experiment, trial_id), count in maintenance.texts_by_trial(storage, self.experiment, self.trial).items():
+        files = maintenance.removal(storage, self.experiment, trial)
+        for (experiment, trial_id), count in maintenance.texts_by_trial(storage, self.experiment, trial).items():
             say(f"  {experiment}/{trial_id}: {count:,} texts")
-        for original, others in left_without(storage, self.experiment, self.trial).items():
+        for original, others in left_without(storage, self.experiment, trial).items():
             for other in others:
                 say(f"  {other} compares with {original} of this one, and samples it anew when it is next run")
         say(f"{len(files):,} files in {storage}")
@@ -52,7 +53,7 @@ class Remove(Command):
         lease = Lease(storage, self.experiment, f"remove-{new_run_id()}")
         lease.take(seen, tag, say)
         try:
-            maintenance.remove(storage, self.experiment, self.trial, lease)
+            maintenance.remove(storage, self.experiment, trial, lease)
         finally:
             lease.release()
         say("Deleted.")

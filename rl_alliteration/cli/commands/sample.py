@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from rl_alliteration.cli.commands import Command
+from rl_alliteration.cli.commands import STORAGE, Command
 from rl_alliteration.cli.summaries import highlighted
 from rl_alliteration.config import STUDY_PROMPT, Sampling
 from rl_alliteration.errors import UserError
@@ -28,11 +29,11 @@ class Source:
     """A shipped one, `storyteller` (the default) or `storyteller-2`; a hub id; or a folder. With --storage: the folder
     of the trial's model, if it is no longer where it was."""
     storage: str | None = None
-    """Folder or URI of results, to sample from a trial of theirs."""
+    """Folder or URI of results, to sample from a trial of theirs. Default, with --trial: $RL_ALLITERATION_STORAGE."""
     experiment: str | None = None
     """The trial's experiment."""
     trial: str | None = None
-    """Its id, as `status` and `query` show it."""
+    """Its id, or as much of it as no other has: its beginning, or that of its hash, which `status` shows."""
     generation: int | None = None
     """After how many of its texts. Default: all."""
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
@@ -73,7 +74,10 @@ class Sample(Sampling, Source, Command):  # fields come from the last base first
 
     def _model(self, console: Screen) -> tuple[LoadedModel, LanguageModel]:
         """The model as it was loaded, and what to sample from."""
-        if self.storage is None:
+        given = self.storage
+        if given is None and self.trial is not None:
+            given = os.environ.get(STORAGE) or None
+        if given is None:
             if self.experiment or self.trial or self.generation is not None:
                 raise UserError("--storage: give the results' folder with --experiment, --trial and --generation")
             from rl_alliteration.lm.loading import load_model
@@ -84,7 +88,7 @@ class Sample(Sampling, Source, Command):  # fields come from the last base first
             raise UserError("--storage: give --experiment and --trial with it")
         from rl_alliteration.trial.replay import open_trial, replay
 
-        storage = open_storage(self.storage)
+        storage = open_storage(given)
         trial = open_trial(storage, self.experiment, self.trial, self.model, self.tokenizer)
         return trial.loaded, replay(trial, self.generation, console.say).policy
 

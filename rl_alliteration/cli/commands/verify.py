@@ -19,7 +19,7 @@ class Verify(Command):
     place: ClassVar[int] = 80
 
     storage: str
-    """Folder of the results."""
+    """Folder of the results. Default: $RL_ALLITERATION_STORAGE."""
     experiment: str | None = None
     """Only this one."""
     deep: bool = False
