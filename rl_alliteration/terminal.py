@@ -4,6 +4,8 @@ a log, and output that cannot be written is told in one line.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import errno
 import io
 import logging
@@ -15,12 +17,18 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 _WIDTH = 160
+TABLE_WIDTH = 130
+"""Columns of a terminal below which a table whose texts do not fit in a line is shown as cards."""
+_TEXT_WIDTH = 32
+"""Columns that a text needs in a table."""
+_MOST = 100_000
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -191,6 +199,15 @@ class Screen(Console):
         """A line, however long."""
         self.print(Text(one_line(message)), soft_wrap=True)
 
+    def show(self, grid: Grid) -> None:
+        """A table, or where it does not fit the same in cards."""
+        self.print(self.fitting(grid))
+
+    def fitting(self, grid: Grid) -> RenderableType:
+        """The grid as a table, if it is wide enough for one; else a card a row, which breaks lines and cuts nothing."""
+        texts = _TEXT_WIDTH if self.width >= TABLE_WIDTH else None
+        return grid if grid.least_width(self, texts) <= self.width else grid.cards()
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """All that is shown, a live display too, comes through here; only segments of control are rich's own."""
         if isinstance(renderable, Text):
@@ -202,15 +219,45 @@ class Screen(Console):
 
 
 class Grid(Table):
-    """A table whose headings are a line each, and so are its cells, unless `several_lines` are texts in it."""
+    """A table whose headings are a line each, and so are its cells, unless `several_lines` are texts in it.
+
+    Columns with `no_wrap` are shown whole or not at all; the others, texts, take the width that is left.
+    """
 
     def __init__(self, *, several_lines: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         self._clean = printable if several_lines else one_line
+        self._bare: set[int] = set()
 
-    def add_column(self, header: RenderableType = "", *args: Any, **settings: Any) -> None:
-        """As rich's."""
+    def add_column(self, header: RenderableType = "", *args: Any, bare: bool = False, **settings: Any) -> None:
+        """As rich's; `bare`: a card needs no heading before its value."""
+        if bare:
+            self._bare.add(len(self.columns))
         super().add_column(_cell(header, one_line), *args, **settings)
+
+    def least_width(self, console: Console, texts: int | None) -> int:
+        """Columns of the terminal that it needs: with texts so wide, or unbroken."""
+        narrow = copy.copy(self)
+        narrow.columns = [c if c.no_wrap else dataclasses.replace(c, width=texts) for c in self.columns]
+        wide = console.options.update(width=_MOST)
+        return min(console.measure(table, options=wide).maximum for table in (narrow, self))
+
+    def cards(self) -> Group:
+        """A card for each row: values in one line, with their headings, and under it each text of the row."""
+        shown: list[RenderableType] = [Text(str(self.title))] if self.title else []
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            values, texts = Text(overflow="fold"), []
+            for place, (column, cell) in enumerate(zip(self.columns, row, strict=True)):
+                if not (isinstance(cell, Text) and cell.plain):
+                    continue
+                labelled = Text("" if place in self._bare else f"{column.header} ") + cell
+                if column.no_wrap or not place:
+                    values.append_text(Text(" · " if values.plain else "") + labelled)
+                else:
+                    labelled.overflow, labelled.no_wrap = "fold", False
+                    texts.append(Padding(labelled, (0, 0, 0, 2)))
+            shown += [values] * bool(values.plain) + texts
+        return Group(*shown)
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
         """As rich's."""

@@ -5,41 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.console import JustifyMethod
 from rich.text import Text
 
 from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.summary import LAST, TrialSummary
 from rl_alliteration.analysis.verdict import Verdict, verdicts
+from rl_alliteration.names import short_ids
 from rl_alliteration.results import schema
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.terminal import Grid, Screen, one_line, printable
+from rl_alliteration.terminal import Grid, Screen, printable
 
 
 def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
-    """A row for each trial; where the terminal is narrow, two lines."""
+    """A row or a card for each trial."""
     table = Grid(title=f"Over the last {LAST} texts of each trial", box=None, pad_edge=False, title_justify="left")
-    if console.width < 100:  # a table would lose what matters
-        for summary in summaries:
-            line = (
-                f"{summary.experiment} {summary.name}: {_status_of(summary)}, "
-                f"{summary.generations}/{summary.max_generations} texts, reward {summary.raw_reward:.2f}, "
-                f"KL {-summary.kl_penalty:z.2f}, variety {_variety(summary)}, repetition {summary.repetition:.2f}"
-            )
-            console.print(Text(one_line(line)))
-            last = Text(one_line(summary.error)) if summary.error else highlighted(summary.last_text, limit=140)
-            console.print(last)
-        return
     several = len({summary.experiment for summary in summaries}) > 1
     for column in (
         *(["experiment"] if several else []),
-        *("trial", "status", "texts", "reward", "KL", "variety", "repetition", "last text"),
+        *("trial", "id", "status", "texts", "reward", "KL", "variety", "repetition", "last text"),
     ):
-        left = column in ("experiment", "trial", "status", "last text")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "last text")
+        left = column in ("experiment", "trial", "id", "status", "last text")
+        bare = column in ("trial", "status", "last text")
+        justify: JustifyMethod = "left" if left else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "last text", bare=bare)
+    ids = short_ids({summary.trial_id for summary in summaries})
     for summary in summaries:
         cells = [
             summary.name,
+            ids[summary.trial_id],
             _status_of(summary),
             f"{summary.generations}/{summary.max_generations}",
             f"{summary.raw_reward:.2f}",
@@ -49,7 +44,7 @@ def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
         ]
         last = Text(summary.error) if summary.error else highlighted(summary.last_text, limit=140)
         table.add_row(*([summary.experiment] if several else []), *cells, last)
-    console.print(table)
+    console.show(table)
 
 
 def print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialSummary]) -> None:

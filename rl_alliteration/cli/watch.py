@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from collections.abc import Mapping, Sequence
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from rl_alliteration.analysis.summary import TrialSummary, summarise
+from rl_alliteration.errors import Failure
+from rl_alliteration.names import short_ids
 from rl_alliteration.results import schema
 from rl_alliteration.results.heartbeat import BINS, TrialBeat, read_heartbeat
 from rl_alliteration.results.reader import connect, drivers, parts_by_trial
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.terminal import Grid, duration
+from rl_alliteration.terminal import Grid, Screen, duration
 
 REFRESH_SECONDS = 3.0
 
@@ -125,6 +129,18 @@ class LiveTrials:
         )
 
 
+def fitting(trials: Sequence[LiveTrial], console: Screen) -> RenderableType:
+    """The table, or cards, of as many trials as the terminal has lines for."""
+    room = max(console.height - 3, 1)  # lines, the title's and the heading's aside
+    rows = room
+    while True:
+        shown = console.fitting(table(trials, rows))
+        lines = len(console.render_lines(shown, pad=False)) - 2
+        if lines <= room or rows == 1:
+            return shown
+        rows = max(min(rows - 1, rows * room // lines), 1)
+
+
 def table(trials: Sequence[LiveTrial], rows: int | None = None) -> Grid:
     """A row a trial; of more than `rows` those that need attention first."""
     states = {status: sum(t.summary.status == status for t in trials) for status in _URGENCY}
@@ -143,16 +159,19 @@ def table(trials: Sequence[LiveTrial], rows: int | None = None) -> Grid:
         title += f" · those running need {duration(left)}"
     several = len({t.summary.experiment for t in trials}) > 1
     made = Grid(title=title, title_justify="left", box=None, pad_edge=False)
-    columns = ("experiment",) * several + ("trial", "state", "texts", "reward", "", "KL", "variety", "texts/s", "left")
-    for column in columns:
-        left_aligned = column in ("experiment", "trial", "state", "")
-        made.add_column(column, justify="left" if left_aligned else "right", no_wrap=True)
+    shown_columns = ("trial", "id", "state", "texts", "reward", "", "KL", "variety", "texts/s", "left")
+    for column in ("experiment",) * several + shown_columns:
+        left_aligned = column in ("experiment", "trial", "id", "state", "")
+        bare = column in ("trial", "state", "")
+        made.add_column(column, justify="left" if left_aligned else "right", no_wrap=True, bare=bare)
+    ids = short_ids({t.summary.trial_id for t in trials})
     top = max((value for t in trials for value in t.curve if value is not None), default=0.0)
     for trial in shown:
         summary = trial.summary
         made.add_row(
             *([summary.experiment] if several else []),
             summary.name,
+            ids[summary.trial_id],
             Text(summary.status, style=_STYLES.get(summary.status, "")),
             f"{trial.generations:,}/{summary.max_generations:,}",
             _shown(trial.raw_reward, ".1f"),
@@ -163,6 +182,30 @@ def table(trials: Sequence[LiveTrial], rows: int | None = None) -> Grid:
             "" if math.isnan(trial.seconds_left) else duration(trial.seconds_left),
         )
     return made
+
+
+def exit_code(storage: Storage, experiment: str | None) -> int:
+    """That of the sweep which has ended, by what its trials' newest events say.
+
+    Raises:
+        Failure: a trial failed, or has neither ended nor a driver.
+    """
+    rows = connect(storage, wait=False).execute(
+        "SELECT trial_id, status, reason, error, run_id = max(run_id) OVER (PARTITION BY experiment) FROM trials "
+        "WHERE $1 IS NULL OR experiment = $1 ORDER BY ALL",
+        [experiment],
+    )
+    trials = rows.fetchall()
+    stopping = {number.name: number for number in (signal.SIGINT, signal.SIGTERM)}
+    for _, status, reason, _, newest in trials:
+        if newest and status == schema.STOPPED and reason in stopping:
+            return 128 + stopping[reason]
+    for wanted, what in ((schema.FAILED, "failed"), (schema.STALLED, "are left by a driver that is gone")):
+        found = [(trial_id, error) for trial_id, status, _, error, _ in trials if status == wanted]
+        if found:
+            trial_id, error = found[0]
+            raise Failure(f"{len(found)} of {len(trials)} trials {what}; {trial_id}{error and f': {error}'}")
+    return 0
 
 
 def sparkline(values: Sequence[float | None], top: float) -> str:

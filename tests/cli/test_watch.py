@@ -181,10 +181,8 @@ def test_one_damaged_lease_does_not_hide_the_other_experiments(
     for flags in ((), ("--watch",)):
         code, out, err = run(capsys, "status", "--storage", str(storage), *flags)
         assert "8/32" in out and "stalled" in out
-        if flags:
-            assert (code, err) == (0, "")
-        else:
-            assert code == 1 and err.count("\n") == 1 and f"leases/{EXPERIMENT}.json is damaged" in err
+        assert code == 1 and err.count("\n") == 1
+        assert ("1 of 2 trials are left by" if flags else f"leases/{EXPERIMENT}.json is damaged") in err
 
 
 def test_new_parts_and_events_are_seen(swept: Swept, tiny_gpt_neo: LoadedModel) -> None:
@@ -208,9 +206,77 @@ def test_of_many_trials_those_that_want_to_be_looked_at_are_shown(
 
 
 def test_in_a_log_it_ends_with_the_driver(capsys: pytest.CaptureFixture[str], swept: Swept) -> None:
-    code, out, err = run(capsys, "status", "--watch", "--storage", str(swept[0]))
-    assert (code, err) == (0, "")
+    storage, _, running = swept
+    code, out, err = run(capsys, "status", "--watch", "--storage", str(storage))
+    line = f"1 of 2 trials are left by a driver that is gone; {running.trial_id}"
+    assert (code, err) == (1, f"rl-alliteration: {line}\n")
     assert "rloo beta 0 seed 0" in out and "8/8" in out and "8/32" in out
+
+
+@pytest.mark.parametrize(
+    "status, reason, run_id, code, line",
+    [
+        (schema.FINISHED, "", "run-2", 0, ""),
+        (schema.STOPPED, "collapse", "run-2", 0, ""),
+        (schema.STOPPED, "SIGINT", "run-2", 130, ""),
+        (schema.STOPPED, "SIGTERM", "run-2", 143, ""),
+        (schema.STOPPED, "SIGTERM", "run-0", 0, ""),  # of an earlier run, which this one did not go on with
+        (schema.STOPPED, "SIGKILL", "run-2", 0, ""),
+        (schema.FAILED, "diverged", "run-2", 1, "1 of 2 trials failed; rloo-beta10-seed0-"),
+    ],
+)
+def test_it_exits_with_the_sweeps_code(
+    swept: Swept,
+    capsys: pytest.CaptureFixture[str],
+    status: str,
+    reason: str,
+    run_id: str,
+    code: int,
+    line: str,
+) -> None:
+    storage, finished, running = swept
+    EventLog(storage, EXPERIMENT, "run-1", {}).append(finished, schema.FINISHED, generations=8)
+    log = EventLog(storage, EXPERIMENT, run_id, {})
+    log.append(running, status, generations=8, reason=reason, error="x" if status == schema.FAILED else "")
+    found, _, err = run(capsys, "status", "--watch", "--storage", str(storage), "--experiment", EXPERIMENT)
+    assert found == code and line in err and bool(line) == bool(err)
+
+
+def test_it_waits_for_a_sweep_that_has_not_written_yet(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_gpt_neo: LoadedModel,
+    make_config: Callable[..., TrialConfig],
+) -> None:
+    folder = tmp_path / "later"
+    trial = planned(make_config(tiny_gpt_neo), 8)
+
+    def others() -> None:
+        run_trial(Storage(folder), trial, tiny_gpt_neo, experiment="other")
+
+    steps = iter([lambda: None, folder.mkdir, others, lambda: run_trial(Storage(folder), trial, tiny_gpt_neo)])
+    monkeypatch.setattr("rl_alliteration.cli.commands.status.time.sleep", lambda seconds: next(steps)())
+    code, out, err = run(capsys, "status", "--watch", "--storage", str(folder), "--experiment", EXPERIMENT)
+    assert (code, err) == (0, "") and "8/8" in out
+    waiting = [line for line in out.splitlines() if line.startswith("Nothing to watch yet")]
+    assert [word in line for line, word in zip(waiting, ("no folder", "holds no results", "is not in"), strict=True)]
+    for flags in (("--experiment", "No Name"), ("--storage", "ftp://x/y")):
+        assert run(capsys, "status", "--watch", "--storage", str(folder), *flags)[0] == 2
+
+
+def test_it_goes_on_while_one_drives_and_bears_the_gap_within_a_search(
+    swept: Swept, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, _, running = swept
+    driven = iter([True, False, False, True, *[False] * 10])
+    clock = iter([0.0, 3.0, 6.0, 9.0, *map(float, range(12, 99, 3))])
+    monkeypatch.setattr(LiveTrials, "has_driver", lambda self: next(driven))
+    monkeypatch.setattr("rl_alliteration.cli.commands.status.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("rl_alliteration.cli.commands.status.time.monotonic", lambda: next(clock))
+    EventLog(storage, EXPERIMENT, "run", {}).append(running, schema.FINISHED, generations=8)
+    assert run(capsys, "status", "--watch", "--storage", str(storage))[0] == 0
+    assert len(list(driven)) == 6  # ten seconds and more after the last
 
 
 BEAT = {

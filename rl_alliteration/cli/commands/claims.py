@@ -22,7 +22,7 @@ class Claims(Command):
     place: ClassVar[int] = 120
 
     storage: str
-    """Folder or URI of the results."""
+    """Folder or URI of the results. Default: $RL_ALLITERATION_STORAGE."""
     experiment: str | None = None
     """Only this one. Default: all."""
     format: Literal["table", "markdown"] = "table"
@@ -38,10 +38,10 @@ class Claims(Command):
         else:
             table = Grid(show_lines=True)
             for title in TITLES:
-                table.add_column(title)
+                table.add_column(title, no_wrap=title == "holds", bare=title in ("finding", "holds"))
             for claim in claims:
                 table.add_row(*claim.cells)
-            Screen().print(table)
+            Screen().show(table)
         unfinished = [trial.trial_id for trial in analysis.trials if trial.generations < trial.max_generations]
         if unfinished:
             complain(f"note: {len(unfinished)} trials are not finished, {unfinished[0]} first")

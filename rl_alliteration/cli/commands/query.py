@@ -28,7 +28,7 @@ class Query(Command):
     sql: tyro.conf.Positional[str]
     """DuckDB's SQL."""
     storage: str
-    """Folder of the results."""
+    """Folder of the results. Default: $RL_ALLITERATION_STORAGE."""
     format: Literal["table", "csv", "json"] = "table"
     """How the answer is written."""
 
@@ -62,7 +62,7 @@ def _print_rows(console: Screen, columns: Sequence[str], rows: Sequence[Sequence
         return
     table = Grid(several_lines=True)
     for name in columns:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*map(_cell, row))
     console.print(table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
 from typing import ClassVar
 
@@ -11,11 +13,12 @@ from rich.live import Live
 from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.cli.summaries import print_summaries, print_verdicts
-from rl_alliteration.cli.watch import REFRESH_SECONDS, LiveTrials
+from rl_alliteration.cli.watch import REFRESH_SECONDS, LiveTrials, exit_code, fitting
 from rl_alliteration.cli.watch import table as live_table
-from rl_alliteration.errors import Failure
+from rl_alliteration.config import check_experiment_name
+from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results import reader
-from rl_alliteration.results.storage import open_storage
+from rl_alliteration.results.storage import Storage, check_location, open_storage
 from rl_alliteration.terminal import Screen
 
 
@@ -26,18 +29,21 @@ class Status(Command):
     place: ClassVar[int] = 60
 
     storage: str
-    """Folder or URI of the results."""
+    """Folder or URI of the results. Default: $RL_ALLITERATION_STORAGE."""
     experiment: str | None = None
     """Only this one."""
     watch: bool = False
-    """Keep the table up to date, with the texts that are not stored yet; needs only the storage, not Ray."""
+    """Keep the table up to date, with the texts that are not stored yet, from before a sweep begins until none runs,
+    and exit with the sweep's code; needs only the storage, not Ray."""
 
     def run(self) -> int:
+        screen = Screen()
+        if self.watch:
+            storage = _awaited(self.storage, self.experiment, screen)
+            _watch(LiveTrials(storage, self.experiment), screen)
+            return exit_code(storage, self.experiment)
         storage = open_storage(self.storage)
         reader.trial_ids(storage, self.experiment)
-        if self.watch:
-            return _watch(LiveTrials(storage, self.experiment), Screen())
-        screen = Screen()
         summaries = summarise(storage, self.experiment)
         print_summaries(screen, summaries)
         print_verdicts(screen, storage, summaries)
@@ -50,18 +56,50 @@ class Status(Command):
         return 0
 
 
-def _watch(watch: LiveTrials, console: Screen) -> int:
-    """In a terminal until it is interrupted; in a log a table now and then, until no driver is left."""
-    if not console.is_terminal:
+def _awaited(location: str, experiment: str | None, screen: Screen) -> Storage:
+    """The storage, once a sweep has written to it.
+
+    Raises:
+        UserError: no sweep can.
+    """
+    check_location(location)
+    if experiment is not None:
+        check_experiment_name(experiment)
+    told = ""
+    while True:
+        try:
+            storage = open_storage(location)
+            reader.trial_ids(storage, experiment)
+            return storage
+        except UserError as error:
+            if str(error) != told:
+                told = str(error)
+                screen.say(f"Nothing to watch yet ({error}): waiting for a sweep")
+            time.sleep(REFRESH_SECONDS)
+
+
+def _watch(watch: LiveTrials, screen: Screen) -> None:
+    """Show the trials until no driver is left: in a terminal always, in a log now and then."""
+    live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
+    printed, driven_at = -math.inf, -math.inf
+    watch.look()  # of whom drivers are looked for
+    with live or contextlib.nullcontext():
         while True:
-            console.print(live_table(watch.look()))
-            if not watch.has_driver():
-                return 0
-            time.sleep(_LOG_SECONDS)
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            live.update(live_table(watch.look(), max(console.height - 3, 1)), refresh=True)
+            now = time.monotonic()
+            if watch.has_driver():
+                driven_at = now
+            over = now - driven_at > _GAP_SECONDS
+            trials = watch.look()
+            if live is not None:
+                live.update(fitting(trials, screen), refresh=True)
+            elif over or now - printed > _LOG_SECONDS:
+                screen.show(live_table(trials))
+                printed = now
+            if over:
+                return
             time.sleep(REFRESH_SECONDS)
 
 
 _LOG_SECONDS = 30.0
+_GAP_SECONDS = 10.0
+"""How long nobody drives an experiment between the parts of a search."""

@@ -48,8 +48,8 @@ def show_end(console: Screen, ended: Ended) -> int:
     where = shlex.quote(str(ended.storage))
     console.print()
     console.say(f"Texts and numbers (Parquet): {ended.storage}/generations")
-    query = f'rl-alliteration query --storage {where} "SELECT beta, avg(raw_reward) FROM generations GROUP BY ALL"'
-    console.say(f"Query them:  {query}")
+    sql = f"SELECT beta, avg(raw_reward) FROM generations WHERE algorithm <> '{ORIGINAL}' GROUP BY ALL ORDER BY beta"
+    console.say(f'Query them:  rl-alliteration query --storage {where} "{sql}"')
     chosen = f"--storage {where} --experiment {ended.experiment}"
     console.say(f"See them:    rl-alliteration report {chosen} --output report.html")
     console.say(f"Curves:      tensorboard --logdir {where}/tensorboard --samples_per_plugin scalars=100000,text=1000")
@@ -63,15 +63,16 @@ def show_end(console: Screen, ended: Ended) -> int:
 def _print_plan(console: Screen, prepared: Prepared) -> None:
     table = Grid(box=None, pad_edge=False)
     for column in ("trial", "texts", "group", "learning rate", "reward", "update"):
-        table.add_column(column, justify="left" if column in ("trial", "reward", "update") else "right")
+        left = column in ("trial", "reward", "update")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True, bare=column == "trial")
     for trial in prepared.trials:
         config = trial.config
         table.add_row(
-            Text(trial.trial_id, no_wrap=True), f"{trial.max_generations:,}", str(config.group_size),
+            Text(trial.trial_id), f"{trial.max_generations:,}", str(config.group_size),
             f"{config.learning_rate:g}", Text(config.reward),
             "–" if config.algorithm == ORIGINAL else update_words(config),
         )  # fmt: skip
-    console.print(table)
+    console.show(table)
     parameters = sum(p.numel() for p in prepared.loaded.model.parameters())
     texts = sum(trial.max_generations for trial in prepared.trials)
     # Of each trial the two newest checkpoints and that of its end; the original needs none.
