@@ -246,7 +246,8 @@ class Grid(Table):
         """A card for each row: values in one line, with their headings, and under it each text of the row."""
         shown: list[RenderableType] = [Text(str(self.title))] if self.title else []
         for row in zip(*(column.cells for column in self.columns), strict=True):
-            values, texts = Text(overflow="fold"), []
+            values = Text(overflow="fold")
+            texts: list[RenderableType] = []
             for place, (column, cell) in enumerate(zip(self.columns, row, strict=True)):
                 if not (isinstance(cell, Text) and cell.plain):
                     continue
@@ -256,7 +257,7 @@ class Grid(Table):
                 else:
                     labelled.overflow, labelled.no_wrap = "fold", False
                     texts.append(Padding(labelled, (0, 0, 0, 2)))
-            shown += [values] * bool(values.plain) + texts
+            shown += [*([values] if values.plain else []), *texts]
         return Group(*shown)
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:

@@ -22,6 +22,7 @@ from rl_alliteration.rl import phonetics
 from rl_alliteration.rl.expressions import canonical, parse, shown
 from rl_alliteration.rl.parts import Part, PartsFunction
 from rl_alliteration.rl.source_version import source_version
+from rl_alliteration.rl.user_errors import told
 
 RewardFunction = Callable[..., float]
 TableFunction = Callable[[Iterable[str]], dict[str, float]]
@@ -183,9 +184,7 @@ def _imported(name: str) -> Reward:
     try:
         function: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module of the user's raises what it likes
-        raise UserError(
-            f"--reward: the module of {name!r} could not be imported ({type(error).__name__}: {error})"
-        ) from error
+        raise UserError(f"--reward: the module of {name!r} could not be imported ({told(error)})") from error
     for attribute in path.split("."):
         function = getattr(function, attribute, None)
     if not callable(function):

@@ -39,6 +39,7 @@ from rl_alliteration.rl.parts import Decoder, settled_characters, token_rewards
 from rl_alliteration.rl.rewards import Reward
 from rl_alliteration.rl.undisturbed import undisturbed
 from rl_alliteration.rl.update import UpdateRule
+from rl_alliteration.rl.user_errors import told
 from rl_alliteration.rows import Text, Update
 
 Row = dict[str, Any]
@@ -329,7 +330,7 @@ class Trainer:
             return token_rewards(number, parts, settled_characters(self._decode, ids, text))
         except (Exception, SystemExit) as error:
             raise Failure(
-                f"the parts of the reward {self.reward.name!r} failed ({type(error).__name__}: {error}) on the text "
+                f"the parts of the reward {self.reward.name!r} failed ({told(error)}) on the text "
                 f"{text[:200]!r}; mend them and run the same command again"
             ) from error
 
@@ -358,8 +359,7 @@ class Trainer:
             with undisturbed():
                 given = self.reward(text)
         except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise Failure(f"the reward {self.reward.name!r} raised {reason}; {on}") from error
+            raise Failure(f"the reward {self.reward.name!r} raised {told(error)}; {on}") from error
         try:
             if isinstance(given, str | bytes):
                 raise TypeError("a text is no number")

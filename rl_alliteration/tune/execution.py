@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rl_alliteration.config import PlannedTrial
+from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results.storage import Storage, check_location, open_storage
+from rl_alliteration.rl.expressions import parse
+from rl_alliteration.rl.rewards import REWARDS
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import submission
 from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, resolve
@@ -108,7 +110,21 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
-    return Prepared(sweep, with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say), loaded, storage)
+    trials = with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say)
+    _try_reward(sweep, trials[0].config)
+    return Prepared(sweep, trials, loaded, storage)
+
+
+def _try_reward(sweep: Sweep, config: TrialConfig) -> None:
+    """Try a reward of the user's own, as trials will get it.
+
+    Raises:
+        UserError: it does not work, or cannot be sent to trials.
+    """
+    if any(name not in REWARDS for name in parse(config.reward)):
+        from rl_alliteration.tune.sending import try_as_sent
+
+        try_as_sent(sweep, config)
 
 
 def execute_sweep(prepared: Prepared, console: Screen) -> Ended:
@@ -146,7 +162,9 @@ def execute_search(search: Search, console: Screen) -> Ended:
 
     loaded = load_model(search.model, tokenizer=search.tokenizer, revision=search.revision)
     # Whether prompt and length fit the model, and a trial the machine.
-    check_memory(sweep_of(search), plan(sweep_of(search), loaded), loaded)
+    trials = plan(sweep_of(search), loaded)
+    check_memory(sweep_of(search), trials, loaded)
+    _try_reward(sweep_of(search), trials[0].config)
     assert search.experiment is not None
     submission.use_own_token(submission.ray_address(sweep_of(search)))
     from rl_alliteration.tune.driver import run_search

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 import ray
 from ray.tune.execution import class_cache
 
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import UserError
 from rl_alliteration.rl.expressions import parse
 from rl_alliteration.rl.rewards import REWARDS, Reward, get_reward
+from rl_alliteration.rl.trying import try_reward
 from rl_alliteration.tune.plan import Sweep
 from rl_alliteration.tune.submission import ray_address, runs_as_job
 from rl_alliteration.tune.trainable import NamedReward
@@ -48,6 +50,22 @@ def to_send(sweep: Sweep, parameters: str) -> Reward | NamedReward:
             f"--reward: {sweep.reward!r} cannot be sent to the trials: {_unsendable(names)}{error}; "
             "make such objects within the function, or give MODULE:FUNCTION and submit the sweep as a job"
         ) from error
+
+
+def try_as_sent(sweep: Sweep, config: TrialConfig) -> None:
+    """Try the sweep's reward, before Ray starts, where its tables are known: on a copy, so that what it keeps from one
+    call to the next is not sent to trials.
+
+    Raises:
+        UserError: it does not work, or cannot be sent.
+    """
+    sent = to_send(sweep, config.reward_parameters)
+    if isinstance(sent, NamedReward):
+        copy = get_reward(sent.expression, sent.parameters)
+    else:
+        copy = ray.cloudpickle.loads(ray.cloudpickle.dumps(sent))
+    if config.reward_parameters or not copy.needs:
+        try_reward(copy, config.prompt)
 
 
 def _unsendable(names: Iterable[str]) -> str:

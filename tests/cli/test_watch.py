@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,10 @@ def test_it_waits_for_a_sweep_that_has_not_written_yet(
     def others() -> None:
         run_trial(Storage(folder), trial, tiny_gpt_neo, experiment="other")
 
-    steps = iter([lambda: None, folder.mkdir, others, lambda: run_trial(Storage(folder), trial, tiny_gpt_neo)])
+    def own() -> None:
+        run_trial(Storage(folder), trial, tiny_gpt_neo)
+
+    steps: Iterator[Callable[[], None]] = iter([lambda: None, folder.mkdir, others, own])
     monkeypatch.setattr("rl_alliteration.cli.commands.status.time.sleep", lambda seconds: next(steps)())
     code, out, err = run(capsys, "status", "--watch", "--storage", str(folder), "--experiment", EXPERIMENT)
     assert (code, err) == (0, "") and "8/8" in out

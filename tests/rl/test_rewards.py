@@ -341,7 +341,7 @@ def test_a_function_of_a_module(own_module: str) -> None:
     assert known_reward(name, 1) is None
     with pytest.raises(UserError, match=r"the version of '.*:length' is 'new'"):
         get_reward(f"{own_module}:length")
-    with pytest.raises(UserError, match=r"could not be imported \(SystemExit: 3\)"):
+    with pytest.raises(UserError, match=r"imported \(SystemExit: 3 \(broken_reward_of_a_test.py, line 1\)\)"):
         get_reward("broken_reward_of_a_test:f")
 
 

@@ -71,9 +71,10 @@ def test_where_memory_runs_out_the_trial_is_tried_again_with_fewer_beside_it(
     from ray._private.utils import get_used_memory
 
     (tmp_path / "mine.py").write_text(
-        "import pathlib, time\n"
+        "import pathlib, time\ncount = 0\n"
         "def hungry(text):\n"
-        "    if not pathlib.Path('eaten').exists():\n"
+        "    global count\n    count += 1\n"
+        "    if count > 3 and not pathlib.Path('eaten').exists():\n"  # not where it is tried
         "        pathlib.Path('eaten').touch()\n        eaten = []\n"
         "        for _ in range(25):\n            eaten.append(b'x' * (200 << 20))\n            time.sleep(0.1)\n"
         "    return float(len(text.split()))\n"
