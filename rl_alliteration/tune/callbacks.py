@@ -19,6 +19,7 @@ from rl_alliteration.results.heartbeat import Heartbeat
 from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.parts import stored_generations
 from rl_alliteration.rows import TrialReport
+from rl_alliteration.tune.budget import Budget
 from rl_alliteration.tune.failures import trial_error
 from rl_alliteration.tune.metrics import Metrics
 from rl_alliteration.tune.progress import Progress
@@ -70,13 +71,16 @@ class Stopper(tune.Stopper):
     Trials see in the lease that they are to stop, and publish what they have: none is waited for longer than that.
     """
 
-    def __init__(self, stop: StopRequest, lease: Lease, follower: Follower) -> None:
+    def __init__(self, stop: StopRequest, lease: Lease, follower: Follower, budget: Budget, devices: float) -> None:
+        """`devices`: that one trial holds."""
         self._stop = stop
+        self._budget = budget
+        self._devices = devices
         self._lease = lease
         self._follower = follower
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._stop.signal is not None or self._follower.lags(result)
+        return self._stop.asked or self._follower.lags(result)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -89,7 +93,9 @@ class Stopper(tune.Stopper):
         """
         self._lease.check()
         self._follower.tick()
-        if self._stop.signal is None:
+        if spent := self._budget.use(self._devices * len(self._follower.running)):
+            self._stop.end(spent)
+        if not self._stop.asked:
             return False
         over = self._follower.all_published() or time.monotonic() - self._stop.since > STOP_SECONDS
         if over:
@@ -237,13 +243,13 @@ class Follower(tune.Callback):
     def tick(self) -> None:
         """Asked again and again while the sweep runs."""
         self._heartbeat.beat()
-        if not self.running and self._ended != self._found.keys() and self._stop.signal is None:
+        if not self.running and self._ended != self._found.keys() and not self._stop.asked:
             self._say_what_is_missing()
 
     def end(self) -> None:
         """Write `stopped` for trials that a stop kept from ending, with the texts that are in the storage."""
         self._heartbeat.beat(at_once=True)
-        if self._stop.signal is None:
+        if not self._stop.asked:
             return
         for name in self._found.keys() - self._ended:
             self._ended.add(name)

@@ -164,7 +164,9 @@ def ending_with_ray(stop: StopRequest, console: Console) -> Iterator[None]:
         console.show_cursor()
         told = "Stopped" if arrived is not None else "Ray has ended"
         console.print(f"{told}. The same command goes on from here.")
-        os._exit(1 if arrived is None else 128 + arrived)
+        code = 1 if arrived is None else 128 + arrived
+        stop.lost(code)
+        os._exit(code)
 
     thread = threading.Thread(target=watch, name="alive", daemon=True)
     thread.start()

@@ -27,6 +27,7 @@ from rl_alliteration.results.provenance import software_versions
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.rl.advantages import ALGORITHMS
+from rl_alliteration.tune.budget import Budget
 from rl_alliteration.tune.callbacks import Follower, Searcher, Stopper, trial_id_of
 from rl_alliteration.tune.cluster import (
     check_resources,
@@ -38,6 +39,7 @@ from rl_alliteration.tune.cluster import (
 )
 from rl_alliteration.tune.losses import Losses
 from rl_alliteration.tune.metrics import provide_dashboard
+from rl_alliteration.tune.notices import tell
 from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, plan, stop_reasons
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.proposals import Proposals, history
@@ -59,20 +61,33 @@ class Outcome:
 
     errors: dict[str, str]
     """What went wrong, by trial id: of trials that failed now, or diverged before and were left alone."""
-    stopped_by: int | None
+    stopped_by: int | None = None
     """The signal that stopped it, if one did."""
+    spent: str = ""
+    """The budget that ended it, in words, if one did."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return bool(self.errors or self.spent) or self.stopped_by is not None
 
 
 def run_sweep(
-    sweep: Sweep, trials: Sequence[PlannedTrial], loaded: LoadedModel, storage: Storage, console: Console
+    sweep: Sweep,
+    trials: Sequence[PlannedTrial],
+    loaded: LoadedModel,
+    storage: Storage,
+    console: Console,
+    budget: Budget | None = None,
 ) -> Outcome:
-    """Run what is missing of the trials.
+    """Run what is missing of the trials, within what is left of a budget: by default the sweep's own.
 
     Raises:
         UserError: the cluster cannot give what was asked for.
         Failure: there is no such cluster, or another driver has the experiment.
     """
     to_send(sweep, trials[0].config.reward_parameters)  # refused before Ray starts
+    budget = budget or Budget(sweep.max_hours, sweep.max_device_hours)
     with _driving(sweep, storage, console) as (run_id, lease, stop):
         found = find(
             storage,
@@ -94,11 +109,11 @@ def run_sweep(
         left_alone = {f.trial.trial_id: f.error for f in found if f.standing in (Standing.DIVERGED, Standing.TWICE)}
         to_run = [f for f in found if f.to_run]
         if not to_run:
-            return Outcome(left_alone, None)
+            return Outcome(left_alone)
         with _cluster(sweep, storage, stop, console) as available:
-            run = _Run(sweep, to_run[0].trial, loaded, storage, console, run_id, lease, stop, available)
+            run = _Run(sweep, to_run[0].trial, loaded, storage, console, run_id, lease, stop, available, budget)
             errors = run.trials(to_run)
-        return Outcome({**left_alone, **errors}, stop.signal)
+        return Outcome({**left_alone, **errors}, stop.signal, stop.spent)
 
 
 def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: Console) -> Outcome:
@@ -109,6 +124,7 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
     """
     assert search.experiment and search.trials and search.max_generations
     sweep = sweep_of(search)
+    budget = Budget(search.max_hours, search.max_device_hours)
 
     def planned(choice: Choice, length: int) -> PlannedTrial:
         one = sweep_of(search, choice, length)
@@ -119,8 +135,8 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
 
     with connected(ray_address(sweep)):
         original = with_reward_parameters(plan(sweep, loaded), loaded, sweep, say)[0]
-        outcome = run_sweep(sweep, [original], loaded, storage, console)
-        if outcome.errors or outcome.stopped_by is not None:
+        outcome = run_sweep(sweep, [original], loaded, storage, console, budget)
+        if outcome.cut_short:
             return outcome
         unmodified = measure_original(connect(storage), search.experiment, original.trial_id)
         limits = Limits.of(unmodified, search.keep_variety, search.keep_sense)
@@ -128,8 +144,8 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
         found = find(storage, search.experiment, there, retry_failed=False, recompute=False)
         damaged = [f.trial for f in found if f.standing is Standing.DAMAGED or (f.events_damaged and not f.to_run)]
         if damaged:
-            outcome = run_sweep(sweep, damaged, loaded, storage, console)
-            if outcome.errors or outcome.stopped_by is not None:
+            outcome = run_sweep(sweep, damaged, loaded, storage, console, budget)
+            if outcome.cut_short:
                 return outcome
         with _driving(sweep, storage, console) as (run_id, lease, stop):
             past = history(storage, search, planned, limits)
@@ -145,12 +161,12 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
             told = f"{search.trials} trials" + (f", {search.max_texts:,} texts at most" if search.max_texts else "")
             say(f"{search.experiment}: search, {told}; {len(past)} trials are there, results in {storage}")
             with _cluster(sweep, storage, stop, console) as available:
-                run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available)
+                run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available, budget)
                 errors = run.search(proposals, limits)
-            if stop.signal is None and proposals.why_short:
+            if not stop.asked and proposals.why_short:
                 say(proposals.why_short)
             diverged = {one.trial.trial_id: "diverged in an earlier run" for one in past if one.failed}
-            return Outcome({**diverged, **errors}, stop.signal)
+            return Outcome({**diverged, **errors}, stop.signal, stop.spent)
 
 
 @contextlib.contextmanager
@@ -164,7 +180,7 @@ def _driving(sweep: Sweep, storage: Storage, console: Console) -> Iterator[tuple
     lease.acquire(lambda message: console.print(Text(message), soft_wrap=True))
     try:
         storage.clear_staging()
-        yield run_id, lease, StopRequest(lease.announce_stop)
+        yield run_id, lease, StopRequest(lease.announce_stop, lambda code: tell(sweep, storage, code))
     finally:
         lease.release()
 
@@ -196,12 +212,14 @@ class _Run:
         lease: Lease,
         stop: StopRequest,
         available: Mapping[str, float],
+        budget: Budget,
     ) -> None:
         """`trial`: one of them; all have its model and reward."""
         asked = gpus_asked(sweep)
         self._gpus = asked if asked is not None else float(available["GPU"] >= 1)
         self._wanted = {"GPU": self._gpus, "CPU": float(sweep.cpus_per_trial)}
         self._available = available
+        self._budget = budget
         self._sweep, self._trial, self._loaded = sweep, trial, loaded
         self._storage, self._console = storage, console
         self._run_id, self._lease, self._stop = run_id, lease, stop
@@ -232,7 +250,7 @@ class _Run:
                 if waiting:
                     found = waiting.pop(0)
                 else:
-                    trial = proposals.propose() if self._stop.signal is None else None
+                    trial = None if self._stop.asked else proposals.propose()
                     if trial is None:
                         return None
                     found = self._found_again([trial])[0]
@@ -240,7 +258,7 @@ class _Run:
                 return self._setup(found, (COLLAPSE,), kept)
 
             def over() -> bool:
-                return not waiting and (proposals.over or self._stop.signal is not None)
+                return not waiting and (proposals.over or self._stop.asked)
 
             return {
                 "search_alg": Searcher(next_one, over),
@@ -286,7 +304,7 @@ class _Run:
         versions = software_versions()
         record |= {
             "run_id": self._run_id,
-            "sweep": vars(sweep),
+            "sweep": {name: value for name, value in vars(sweep).items() if not name.startswith("notify")},
             "model_revision": self._loaded.revision,
             "versions": versions,
             "host": platform.node(),
@@ -309,7 +327,7 @@ class _Run:
                     break
                 except Exception as error:
                     self._lease.check()  # Tune wraps what the event log raises when another driver has taken over
-                    if self._stop.signal is not None:
+                    if self._stop.asked:
                         break
                     told = losses.add(error)
                     again = self._found_again(follower.unfinished())
@@ -336,7 +354,7 @@ class _Run:
                 storage_path=f"{root}/tune/{self._experiment}",
                 storage_filesystem=filesystem,
                 callbacks=[follower],
-                stop=Stopper(self._stop, self._lease, follower),
+                stop=Stopper(self._stop, self._lease, follower, self._budget, self._gpus or self._wanted["CPU"]),
                 failure_config=tune.FailureConfig(max_failures=self._sweep.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
                 verbose=0,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure, UserError
-from rl_alliteration.results.storage import Storage, check_location, open_storage
+from rl_alliteration.results.storage import Storage, check_location, existing_storage, open_storage
 from rl_alliteration.rl.expressions import parse
 from rl_alliteration.rl.rewards import REWARDS
 from rl_alliteration.terminal import Screen
-from rl_alliteration.tune import submission
+from rl_alliteration.tune import notices, submission
 from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, resolve
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
 
@@ -41,7 +41,7 @@ class Prepared:
     """The original first."""
     loaded: LoadedModel
     storage: Storage | None
-    """None for a dry run."""
+    """None for a dry run where there is none yet, or within reach."""
 
 
 def memory_of(trials: Sequence[PlannedTrial], loaded: LoadedModel) -> int | None:
@@ -104,7 +104,7 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     check_location(sweep.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep)
-    storage = None if sweep.dry_run else open_storage(sweep.storage, create=True)
+    storage = existing_storage(sweep.storage) if sweep.dry_run else open_storage(sweep.storage, create=True)
     from rl_alliteration.lm.loading import load_model
 
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
@@ -142,7 +142,9 @@ def execute_sweep(prepared: Prepared, console: Screen) -> Ended:
     submission.use_own_token(submission.ray_address(sweep))
     from rl_alliteration.tune.driver import run_sweep
 
-    outcome = run_sweep(sweep, prepared.trials, loaded, storage, console)
+    with notices.told(sweep, storage) as ended:
+        outcome = run_sweep(sweep, prepared.trials, loaded, storage, console)
+        ended(outcome)
     return Ended(storage, sweep.experiment, outcome, len(prepared.trials))
 
 
@@ -169,5 +171,7 @@ def execute_search(search: Search, console: Screen) -> Ended:
     submission.use_own_token(submission.ray_address(sweep_of(search)))
     from rl_alliteration.tune.driver import run_search
 
-    outcome = run_search(search, loaded, storage, console)
+    with notices.told(sweep_of(search), storage) as ended:
+        outcome = run_search(search, loaded, storage, console)
+        ended(outcome)
     return Ended(storage, search.experiment, outcome, int(search.trials or 0))

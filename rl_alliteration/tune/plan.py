@@ -32,6 +32,7 @@ from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.setting import values_of
 from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
 from rl_alliteration.tune.presets import PRESETS, Preset
+from rl_alliteration.tune.web_hook import web_hook
 from rl_alliteration.user_files import read_text
 
 if TYPE_CHECKING:
@@ -111,6 +112,15 @@ class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # 
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3
     """How often a trial is started again after its process or node was lost."""
+    max_hours: float | None = None
+    """Hours after which trials publish what they have and stop; the same command goes on, for as many again."""
+    max_device_hours: float | None = None
+    """The same for the hours of all trials together: of GPUs, or of CPU cores where trials have no GPU."""
+    notify: str | None = None
+    """A command for the shell when the run is over, with RL_ALLITERATION_STATE and others in its environment."""
+    notify_url: str | None = dataclasses.field(default=None, repr=False)
+    """A web hook that is sent the same as JSON. Default: $RL_ALLITERATION_NOTIFY_URL, which no list of processes
+    shows."""
 
     def __post_init__(self) -> None:
         as_tuples(self, UPDATE)
@@ -353,8 +363,12 @@ def _group_size(asked: int | None, name: str) -> int:
 def _check_counts(sweep: Sweep) -> None:
     gpus_asked(sweep)
     checkpoints_kept(sweep)
+    web_hook(sweep.notify_url)
     if sweep.max_failures < 0:
         raise UserError(f"--max-failures: {sweep.max_failures} is not accepted; give 0 or more")
+    for flag, hours in (("max-hours", sweep.max_hours), ("max-device-hours", sweep.max_device_hours)):
+        if hours is not None and not 0 < hours < math.inf:
+            raise UserError(f"--{flag}: {hours:g} is not accepted; give hours, more than 0")
     if not 0 < sweep.publish_every < math.inf:
         raise UserError(f"--publish-every: {sweep.publish_every:g} is not accepted; give minutes, more than 0")
     if min(sweep.group_size, default=1) < 1:

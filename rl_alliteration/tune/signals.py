@@ -13,13 +13,17 @@ from typing import Any
 
 
 class StopRequest:
-    """SIGINT and SIGTERM ask for a clean stop; a second one ends at once."""
+    """SIGINT and SIGTERM ask for a clean stop, and so does a budget that is spent; a second signal ends at once."""
 
-    def __init__(self, announce: Callable[[], None]) -> None:
-        """`announce` lets the trials know; called in the signal's handler."""
+    def __init__(self, announce: Callable[[], None], lost: Callable[[int], None] = lambda code: None) -> None:
+        """`announce` lets the trials know; called in the signal's handler. `lost` is called with the exit code when
+        this process ends at once, as its Ray has ended."""
         self.signal: int | None = None
+        self.spent = ""
+        """The budget that is, in words."""
         self.since = 0.0
         self._announce = announce
+        self.lost = lost
         self._noted: int | None = None
         self._early: int | None = None
 
@@ -61,9 +65,20 @@ class StopRequest:
         return self._early
 
     @property
+    def asked(self) -> bool:
+        """Whether trials are to publish what they have and stop."""
+        return self.signal is not None or bool(self.spent)
+
+    @property
     def reason(self) -> str:
-        """The signal's name."""
-        return signal.Signals(self.signal).name if self.signal is not None else ""
+        """The signal's name, or what is spent."""
+        return signal.Signals(self.signal).name if self.signal is not None else self.spent
+
+    def end(self, spent: str) -> None:
+        """Ask for it as a budget is spent."""
+        if not self.asked:
+            self.spent, self.since = spent, time.monotonic()
+            self._announce()
 
     def _take(self, number: int, frame: object) -> None:
         if self.signal is not None:

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import rl_alliteration
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.tune.plan import Sweep, prompts_of
+from rl_alliteration.tune.web_hook import NOTIFY_URL
 
 DASHBOARD = "http://127.0.0.1:8265"
 """Where a head's dashboard is, and the end of an SSH tunnel to it."""
@@ -85,8 +86,17 @@ def ray_address(sweep: Sweep) -> str:
 
 
 def sweep_arguments(sweep: Sweep) -> list[str]:
-    """The command line of a sweep: each flag that is not at its default, with its value in the same word."""
+    """The command line of a sweep: each flag that is not at its default, with its value in the same word.
+
+    Raises:
+        UserError: one of them is a secret.
+    """
     words = ["sweep"]
+    if sweep.notify_url is not None:
+        raise UserError(
+            f"--notify-url: Ray writes a job's flags to its logs; set {NOTIFY_URL} in the environment that the "
+            "cluster's head starts with"
+        )
     for field in dataclasses.fields(Sweep):
         value = getattr(sweep, field.name)
         if field.name == "prompts" and value is not None:  # its file is here, not there

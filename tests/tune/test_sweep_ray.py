@@ -26,6 +26,7 @@ from rl_alliteration.results.storage import Storage
 from rl_alliteration.rl.advantages import get_algorithm
 from rl_alliteration.rl.rewards import Reward
 from rl_alliteration.rl.trainer import Trainer
+from rl_alliteration.tune.budget import Budget
 
 pytestmark = pytest.mark.ray
 
@@ -112,6 +113,39 @@ def test_the_same_command_again_computes_nothing_and_a_longer_one_extends(
     trials = {row[0] for row in texts(at_once)}
     assert len(trials) == 5
     assert [row for row in texts(swept) if row[0] in trials] == texts(at_once)
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_budget_that_is_spent_stops_cleanly_and_the_same_command_goes_on(
+    tmp_path: Path, tiny_gpt_neo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = tmp_path / "results"
+    held: list[float] = []
+    enough = 1
+
+    def use(budget: Budget, devices: float) -> str:  # no clock: spent as soon as a trial has published again
+        held.append(devices)
+        return "the budget of 1 hours is spent" if len(list(storage.glob("generations/*/*rloo*/*"))) >= enough else ""
+
+    monkeypatch.setattr(Budget, "use", use)
+    told = f'echo "$RL_ALLITERATION_STATE $RL_ALLITERATION_EXIT_CODE $RL_ALLITERATION_TRIALS" >> {tmp_path}/told'
+    grid = ("--beta", "0", "--max-generations", "40000", "--original-texts", "40", "--checkpoint-every", "400")
+    asked = flags(tiny_gpt_neo_folder, storage, *grid, "--max-hours", "1", "--notify", told)
+    sql = "SELECT status, reason, generations FROM trials WHERE algorithm <> 'original'"
+    before = 0
+    for _ in range(2):
+        done = here(*asked, "--notify-url", "http://127.0.0.1:9/T0KEN")
+        assert done.returncode == 0, done.stderr
+        assert "Stopped, the budget of 1 hours is spent. The same command goes on from here." in done.stdout
+        assert done.stderr == "rl-alliteration: note: --notify-url: nobody was told there: ConnectionError\n"
+        ((status, reason, generations),) = reader.run_query(Storage(storage), sql)[1]
+        assert (status, reason) == ("stopped", "the budget of 1 hours is spent")
+        assert before < generations < 40000 and len(texts(storage)) == generations + 40
+        before, enough = generations, len(list(storage.glob("generations/*/*rloo*/*"))) + 1
+    assert set(held) == {0.0, 1.0} or max(held) == 2.0
+    assert (tmp_path / "told").read_text() == "budget 0 2\n" * 2
+    assert [path for path in storage.rglob("*") if path.is_file() and b"T0KEN" in path.read_bytes()] == []
+    assert_verified(storage)
 
 
 @pytest.mark.usefixtures("on_cluster")

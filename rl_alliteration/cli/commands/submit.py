@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from typing import Annotated, ClassVar
 
@@ -11,9 +12,10 @@ import tyro
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.cli.commands.logs import follow
 from rl_alliteration.results.storage import check_location
-from rl_alliteration.terminal import Screen
+from rl_alliteration.terminal import Screen, complain
 from rl_alliteration.tune import submission
 from rl_alliteration.tune.plan import Sweep, resolve
+from rl_alliteration.tune.web_hook import NOTIFY_URL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Submit(Sweep, Command):
         sweep = Sweep(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sweep)})
         resolved = resolve(sweep)
         check_location(sweep.storage)
+        submission.sweep_arguments(sweep)  # refused before the cluster is asked
+        if os.environ.get(NOTIFY_URL):
+            complain(f"note: {NOTIFY_URL} is not sent with a job; it has that of the cluster's head, if there is one")
         submission.check_for_job(sweep)
         environment = submission.runtime_environment(self.working_dir, self.pip)
         client = submission.connect(self.address)
