@@ -68,9 +68,14 @@ class Found:
         """Whether there is something to compute."""
         return self.standing in _TO_RUN
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> str:
+        """How it stands, for people."""
         at = f", has {self.generations:,} of {self.trial.max_generations:,} texts" if self.generations else ""
-        return f"{self.trial.trial_id}: {self.standing.value.format(self.elsewhere)}{at}"
+        return f"{self.standing.value.format(self.elsewhere)}{at}"
+
+    def __str__(self) -> str:
+        return f"{self.trial.trial_id}: {self.words}"
 
 
 def find(

@@ -56,30 +56,41 @@ def show_end(console: Screen, ended: Ended) -> int:
     if ended.outcome.stopped_by is not None:
         console.say("Stopped. The same command goes on from here.")
         return 128 + int(ended.outcome.stopped_by)
+    if ended.outcome.spent:
+        console.say(f"Stopped, {ended.outcome.spent}. The same command goes on from here.")
     ended.check()
     return 0
 
 
 def _print_plan(console: Screen, prepared: Prepared) -> None:
+    from rl_alliteration.tune.estimate import as_found, time_told  # with torch, and so no sooner
+
+    sweep, storage = prepared.sweep, prepared.storage
+    found = as_found(storage, prepared.trials, sweep)
     table = Grid(box=None, pad_edge=False)
-    for column in ("trial", "texts", "group", "learning rate", "reward", "update"):
-        left = column in ("trial", "reward", "update")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True, bare=column == "trial")
-    for trial in prepared.trials:
-        config = trial.config
+    for column in ("trial", "texts", "group", "learning rate", "reward", "update", "state"):
+        left, bare = column in ("trial", "reward", "update", "state"), column in ("trial", "state")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "state", bare=bare)
+    for f in found:
+        trial, config = f.trial, f.trial.config
         table.add_row(
             Text(trial.trial_id), f"{trial.max_generations:,}", str(config.group_size),
             f"{config.learning_rate:g}", Text(config.reward),
-            "–" if config.algorithm == ORIGINAL else update_words(config),
+            "–" if config.algorithm == ORIGINAL else update_words(config), Text(f.words),
         )  # fmt: skip
     console.show(table)
     parameters = sum(p.numel() for p in prepared.loaded.model.parameters())
-    texts = sum(trial.max_generations for trial in prepared.trials)
+    texts = sum(f.trial.max_generations for f in found)
+    missing = sum(max(f.trial.max_generations - f.generations, 0) for f in found if f.to_run)
     # Of each trial the two newest checkpoints and that of its end; the original needs none.
-    bytes_needed = texts * _BYTES_PER_TEXT + (len(prepared.trials) - 1) * 3 * 4 * parameters
+    bytes_needed = texts * _BYTES_PER_TEXT + (len(found) - 1) * 3 * 4 * parameters
     memory = memory_of(prepared.trials, prepared.loaded)
     each = "" if memory is None else f"; about {memory / 2**30:.1f} GiB of memory for each trial that runs"
-    console.say(f"{len(prepared.trials)} trials, {texts:,} texts, about {bytes_needed / 1e6:,.0f} MB on disk{each}")
+    size = f"about {bytes_needed / 1e6:,.0f} MB on disk"
+    console.say(f"{len(found)} trials, {texts:,} texts, {missing:,} of them to be sampled, {size}{each}")
+    if storage is None and "://" in sweep.storage:
+        console.say("The storage is not within reach: what it has already is not known")
+    console.say(time_told(storage, found, sweep))
 
 
 _BYTES_PER_TEXT = 1_300  # measured: Parquet, checksums and TensorBoard of 100-token texts
