@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,31 @@ from rl_alliteration.lm.checks import (
     context_length,
     exact_cache,
     longest_readable,
-    not_as_configured,
-    not_causal,
-    not_finite,
     other_numbers,
-    tokens_beyond,
 )
 from rl_alliteration.lm.decoder import DecoderForward
 from rl_alliteration.lm.description import Parameters, Unsupported
 from rl_alliteration.lm.fingerprints import fingerprint_architecture, fingerprint_weights
 from rl_alliteration.lm.generic import TransformersForward
+from rl_alliteration.lm.known import Known, PlainConfig
 from rl_alliteration.lm.language_model import LanguageModel
+from rl_alliteration.lm.pretrained import (
+    check_model,
+    load_tokenizer,
+    load_weights,
+    prepare_tokenizer,
+    told_in_one_line,
+    transformers_quiet,
+)
 from rl_alliteration.lm.sources import commit_of, hub_is_out_of_reach, resolve_source
 from rl_alliteration.lm.user_cache import alone_in_user_cache
 from rl_alliteration.lm.weights import FILE, Weights, as_transformers, read_weights
+
+_SHIPPED_ARCHITECTURES = {
+    "storyteller": "607fbe0a5ea1f707bfeda3b1c03e1116de9c35250982242931f7022d9050b383",
+    "storyteller-2": "49ff9cc84474bf372dd1754176bda26e9f6ed44f56d0d5ea4a975b99bd28ce16",
+}
+"""Their `fingerprint_architecture`, which needs transformers' defaults."""
 
 
 class LoadedModel:
@@ -53,22 +64,41 @@ class LoadedModel:
         pretrained_tokenizer: Any,
         end_tokens: frozenset[int],
         revision: str | None = None,
+        *,
+        known: Known | None = None,
     ) -> None:
+        """Args:
+        name: of the model, for people.
+        model: transformers' or `Weights`.
+        pretrained_tokenizer: transformers'; with `known` a function that loads it.
+        end_tokens: ids that end a text; empty if the model has none.
+        revision: the commit that a hub's model was resolved to; None for a folder's.
+        known: what need not be found out.
+        """
         self.name = name
         self.model = model.requires_grad_(False)
         self._references: dict[tuple[torch.device, torch.dtype, bool], LanguageModel] = {}
-        self.pretrained_tokenizer = pretrained_tokenizer
-        """As transformers has it: to be saved beside an exported model."""
-        self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer
+        self._known, self._pretrained = known, pretrained_tokenizer
+        self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer if known is None else known.make_tokenizer()
         self.end_tokens = end_tokens
-        """Ids that end a text; empty if the model has none."""
         self.revision = revision
-        """The commit that a hub's model was resolved to; None for a folder's."""
         self.weights_fingerprint = fingerprint_weights(model)
-        self.architecture_fingerprint = fingerprint_architecture(model)
+        self.architecture_fingerprint = fingerprint_architecture(model) if known is None else known.architecture
         self.tokenizer_fingerprint = fingerprint_tokenizer(
             self.tokenizer.to_str(), end_tokens, splits_special=self.tokenizer.encode_special_tokens
         )
+
+    @functools.cached_property
+    def pretrained_tokenizer(self) -> Any:
+        """As transformers has it: to be saved beside an exported model."""
+        return self._pretrained if self._known is None else self._pretrained()
+
+    @property
+    def known(self) -> Known | None:
+        """What another process need not find out about this model; None if transformers' code runs it."""
+        if self._known is not None or self.undescribed is not None:
+            return self._known
+        return Known.of(self.model.config, self.tokenizer, self.end_tokens, self.architecture_fingerprint)
 
     def differs(self, config: TrialConfig) -> str | None:
         """What of this model is not what the trial was planned with; None if all is.
@@ -218,6 +248,9 @@ def load_model(
     """
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask the hub in the background
     source = resolve_source(name, "--model")
+    shipped = _known_shipped(name, Path(source)) if tokenizer is None and revision is None else None
+    if shipped is not None and (loaded := load_known(name, shipped)) is not None:
+        return loaded
     if Path(source).is_dir():
         return _load(name, source, tokenizer, revision, offline=False, checked=checked or name in SHIPPED_MODELS)
     # A commit never changes: what a node has of it needs no hub, and one process fetches it for all of its node.
@@ -232,28 +265,47 @@ def load_model(
     raise AssertionError
 
 
+def load_known(
+    name: str, known: Known, *, tokenizer: str | None = None, revision: str | None = None
+) -> LoadedModel | None:
+    """Load the weights alone of a model of which another process has found out the rest, see `LoadedModel.known`.
+
+    Returns:
+        None where `load_model` has to do it: the weights are not on this machine, or not as they are to be.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    source = resolve_source(name, "--model")
+    folder = _folder(source, revision)
+    model = None if folder is None else read_weights(folder, PlainConfig(known, folder))
+    if model is None:
+        return None
+
+    def pretrained() -> Any:
+        return load_tokenizer(name, tokenizer, source, revision, offline=True)
+
+    return LoadedModel(name, model, pretrained, known.end_tokens, commit_of(source, revision), known=known)
+
+
+def _known_shipped(name: str, folder: Path) -> Known | None:
+    """Of a shipped model, whose files are as they are in the package."""
+    if name not in _SHIPPED_ARCHITECTURES:
+        return None
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    prepare_tokenizer(tokenizer, splits_special=False)
+    ends = frozenset([config["eos_token_id"]])
+    return Known(config, {}, tokenizer.to_str(), False, ends, _SHIPPED_ARCHITECTURES[name])
+
+
 def _load(
     name: str, source: str, tokenizer: str | None, revision: str | None, *, offline: bool, checked: bool = False
 ) -> LoadedModel:
-    from transformers import AutoTokenizer
-
-    with _told_in_one_line("--model", name, offline), _transformers_quiet():
+    with told_in_one_line("--model", name, offline), transformers_quiet():
         model = _read_weights(source, revision) if checked else None
-        model = _load_weights(source, revision or "main", offline) if model is None else model
-    tokenizer_name = name if tokenizer is None else tokenizer
-    tokenizer_source = resolve_source(tokenizer_name, "--tokenizer")
-    offline = offline or (tokenizer is not None and hub_is_out_of_reach(tokenizer_source))
-    with _told_in_one_line("--tokenizer", tokenizer_name, offline), _transformers_quiet():
-        loaded = AutoTokenizer.from_pretrained(
-            tokenizer_source,
-            revision=None if tokenizer else revision,
-            trust_remote_code=False,
-            local_files_only=offline,
-        )
-    backend = getattr(loaded, "backend_tokenizer", None)
-    if backend is None:
-        raise UserError(f"--tokenizer: {tokenizer_name!r} has no fast tokenizer; give one with a tokenizer.json")
-    _prepare_tokenizer(loaded)
+        model = load_weights(source, revision or "main", offline) if model is None else model
+    loaded = load_tokenizer(name, tokenizer, source, revision, offline=offline)
     if isinstance(model, Weights):
         end = (model.generation or {}).get("eos_token_id")
     else:
@@ -262,117 +314,26 @@ def _load(
     end = loaded.eos_token_id if end is None else end
     ends = list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
     if not isinstance(model, Weights):
-        _check(model, name, backend, tokenizer_name, ends)
+        check_model(model, name, loaded.backend_tokenizer, name if tokenizer is None else tokenizer, ends)
     return LoadedModel(name, model, loaded, frozenset(ends), commit_of(source, revision))
-
-
-def _check(model: Any, name: str, tokenizer: Tokenizer, tokenizer_name: str, ends: list[Any]) -> None:
-    """Raises:
-    UserError: the model is not causal, or does not fit the tokenizer.
-    """
-    forward = TransformersForward(model, model.dtype)
-    try:
-        problem = not_causal(forward, model)
-    except Exception as error:  # each architecture that wants more than tokens has its own
-        reason = " ".join(str(error).split())[:200]
-        problem = f"it cannot read a text of token ids alone ({type(error).__name__}: {reason})"
-    if problem is not None:
-        raise UserError(f"--model: {name!r} cannot be used: {problem}; give a causal language model")
-    with _told_in_one_line("--tokenizer", tokenizer_name, offline=False):
-        problem = tokens_beyond(forward, model, tokenizer, ends)
-    if problem is not None:
-        raise UserError(f"--tokenizer: {tokenizer_name!r} {problem}")
 
 
 def _read_weights(source: str, revision: str | None) -> Weights | None:
     """Weights alone, of a folder or a hub's model that is on this machine; None where transformers has to load it."""
     from transformers import AutoConfig
 
+    folder = _folder(source, revision)
+    if folder is None:
+        return None
+    return read_weights(folder, AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+
+
+def _folder(source: str, revision: str | None) -> Path | None:
+    """Where a model's weights and configuration are on this machine, if they are one file each."""
     folder = Path(source)
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(source, FILE, revision=revision)
         folder = Path(found).parent if isinstance(found, str) else folder
-    if not (folder / FILE).is_file() or not (folder / "config.json").is_file():
-        return None
-    return read_weights(folder, AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
-
-
-def _load_weights(source: str, revision: str, offline: bool) -> Any:
-    """The model, in evaluation mode, if its files are those of a whole causal language model.
-
-    Raises:
-        UserError: they are not, without the model's name.
-    """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
-
-    where = {"revision": revision, "trust_remote_code": False, "local_files_only": offline}
-    config: Any = AutoConfig.from_pretrained(source, **where)
-    if config.is_encoder_decoder:
-        raise UserError(f"{config.model_type} is an encoder-decoder model; give a causal language model")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{config.model_type} is no causal language model; give one")
-    if getattr(config, "quantization_config", None):
-        raise UserError("its weights are quantized, which cannot be trained; give the model as it was before")
-    for part in (config, config.get_text_config(decoder=True)):  # what changes no number is ours to choose
-        part.output_attentions = part.output_hidden_states = False
-        part.return_dict = True
-        part._attn_implementation = part._experts_implementation = None
-        if part.model_type == "rwkv":
-            part.rescale_every = 0  # in evaluation mode it would change its weights, and give the same numbers
-    loading: Any = AutoModelForCausalLM.from_pretrained(
-        source,
-        config=config,
-        dtype=torch.float32,
-        weights_only=True,  # of a .bin, where there is no safetensors file: nothing else is unpickled
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in the report
-        **where,
-    )
-    model, report = loading
-    problem = not_as_configured(model, report) or not_finite(model)
-    if problem is not None:
-        raise UserError(problem)
-    return model.eval()
-
-
-def _prepare_tokenizer(pretrained: Any) -> None:
-    """Turn off what a file may set for batches or for training: a prompt is one text, the same each time."""
-    backend = pretrained.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    if getattr(backend.model, "dropout", None) is not None:
-        backend.model.dropout = None  # of merges, at random
-    backend.encode_special_tokens = bool(getattr(pretrained, "split_special_tokens", False))
-
-
-@contextlib.contextmanager
-def _transformers_quiet() -> Iterator[None]:
-    """Without its progress bars, and without its report of tensors: what matters of that is told in one line."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _told_in_one_line(field: str, name: str, offline: bool) -> Iterator[None]:
-    """One line instead of a traceback for what cannot be loaded."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{field}: {name!r} cannot be used: {error}") from error
-    except Exception as error:  # a broken file raises whatever its format's reader raises
-        if offline:
-            raise UserError(
-                f"{field}: no model hub within reach, and {name!r} is not in its cache on this machine; "
-                "without a hub use --model storyteller or a folder"
-            ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{field}: {name!r} could not be loaded: {reason}") from error
+    return folder if (folder / FILE).is_file() and (folder / "config.json").is_file() else None

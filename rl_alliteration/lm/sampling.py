@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from rl_alliteration.config import Sampling
 from rl_alliteration.lm.forward import Decoded, DeviceForward
+from rl_alliteration.lm.inversion import inverse_of
 from rl_alliteration.lm.language_model import LanguageModel
 
 
@@ -51,7 +52,6 @@ def uniforms(seed: int, generation: int, texts: int, positions: int) -> NDArray[
     return numbers
 
 
-_BELOW_ONE = 1.0 - 2.0**-52
 _PLAIN = Sampling()
 """The full distribution at temperature 1."""
 
@@ -74,12 +74,8 @@ def choose_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling = _PLAIN) 
         weights = (shifted / sampling.temperature).exp()
     if 0 < sampling.top_k < logits.shape[-1]:
         weights = weights.masked_fill(weights < weights.topk(sampling.top_k).values[:, -1:], 0.0)
-    # float64: a float32 sum over 50,257 tokens would never reach the rarest ones.
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    target = (uniform.clamp(max=_BELOW_ONE) * total)[:, None]  # below the total, whatever is rounded
-    tokens = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
-    return tokens[:, 0], shifted.gather(-1, tokens)[:, 0] - log_normaliser
+    tokens = inverse_of(logits.device)(weights, uniform)
+    return tokens, shifted.gather(-1, tokens[:, None])[:, 0] - log_normaliser
 
 
 def sample(

@@ -14,6 +14,7 @@ from torch import Tensor
 from rl_alliteration.lm.architectures import describe
 from rl_alliteration.lm.checks import not_finite
 from rl_alliteration.lm.description import Parameters, Unsupported
+from rl_alliteration.lm.known import PlainConfig
 
 FILE, GENERATION = "model.safetensors", "generation_config.json"
 
@@ -53,7 +54,9 @@ def as_transformers(model: Any) -> Any:
         return copy.deepcopy(model)
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    plain: Any = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=model.dtype).eval()
+    known = model.config
+    config = known.in_transformers() if isinstance(known, PlainConfig) else copy.deepcopy(known)
+    plain: Any = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             plain.get_parameter(name).requires_grad_(parameter.requires_grad).copy_(parameter)

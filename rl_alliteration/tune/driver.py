@@ -315,7 +315,7 @@ class _Run:
             TrialTrainable,
             reward=to_send(sweep, self._trial.config.reward_parameters),
             algorithms=dict(ALGORITHMS),
-            driver=Driver(credentials(), working_directory(), tuple(sys.path)),
+            driver=Driver(credentials(), working_directory(), tuple(sys.path), self._loaded.known),
         )
         with Progress(self._console) as progress:
             follower = Follower(log, progress, self._stop, self._wanted)

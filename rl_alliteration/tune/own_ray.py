@@ -45,7 +45,7 @@ def own_ray(**options: Any) -> Iterator[None]:
     if not kept:
         _remove_left_behind(folder.parent)
     _provide_token()
-    with _starting(folder):
+    with _starting(folder), _of_few_processes():
         # Ray opens its own folder to everybody: it is within the private one.
         ray.init(address="local", include_dashboard=False, _temp_dir=f"{folder}/r", **options)
     with contextlib.nullcontext() if kept else _held(folder):
@@ -75,6 +75,32 @@ def _remove_left_behind(parent: Path) -> None:
             with open(folder / _LOCK) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _of_few_processes() -> Iterator[None]:
+    """A Ray that starts without three Python processes, for one of which `ray.init` waits.
+
+    A Ray of one machine, private to this process, has nothing to scale, no logs to send to its driver, and no
+    dashboard to serve; Ray has no options for the first two, and starts the last one's server for its statistics.
+    """
+    ordinary = ray._private.node.Node
+
+    class Node(ordinary):  # type: ignore[valid-type, misc]  # Ray's own are not annotated
+        def start_monitor(self) -> None:
+            pass
+
+        def start_log_monitor(self) -> None:
+            pass
+
+        def start_api_server(self, **_: Any) -> None:
+            self._webui_url = None  # as where it could not be started
+
+    ray._private.node.Node = Node  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        ray._private.node.Node = ordinary  # type: ignore[misc]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ from rl_alliteration.rl.rewards import get_reward
 from rl_alliteration.rows import TrialReport
 
 if TYPE_CHECKING:
+    from rl_alliteration.lm.known import Known
+    from rl_alliteration.lm.loading import LoadedModel
     from rl_alliteration.trial.run import TrialRun
 
 REPORT_SECONDS = 2.0
@@ -99,6 +101,8 @@ class Driver:
     """Its working directory: where a reward's relative paths begin, if the node has it."""
     modules: tuple[str, ...] = ()
     """Where it looks for modules."""
+    known: Known | None = None
+    """What it has found out about the model of all trials."""
 
     def imported(self, reward: Any) -> Any:
         """The reward as it was sent, or imported."""
@@ -123,7 +127,7 @@ class TrialTrainable(tune.Trainable):
         self._driver = driver or Driver()
         os.environ.update(self._driver.environment)
         self._reward, self._algorithms = self._driver.imported(reward), algorithms
-        self._loaded: Any = None
+        self._loaded: LoadedModel | None = None
         self._run: Any = None
         self._over = threading.Event()
         self._reported = False
@@ -254,7 +258,7 @@ class TrialTrainable(tune.Trainable):
     def _begin(self, setup: TrialSetup) -> None:
         import torch
 
-        from rl_alliteration.lm.loading import load_model
+        from rl_alliteration.lm.deterministic import deterministic
         from rl_alliteration.rl.trainer import Trainer
         from rl_alliteration.trial.run import TrialRun
 
@@ -267,22 +271,15 @@ class TrialTrainable(tune.Trainable):
         self._variety, self._variety_at = math.nan, 0.0
         trial, config = setup.trial, setup.trial.config
         torch.set_num_threads(config.threads)
-        # On a GPU some operations have no deterministic kernel in every version: told, not refused.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=setup.gpu)
         on_gpu = setup.gpu and FAKE_GPUS not in os.environ
         if on_gpu and not torch.cuda.is_available():
             raise Failure(f"torch finds no GPU on {socket.gethostname()}, though Ray gave one: see to its driver")
         device = torch.device("cuda" if on_gpu else "cpu")
         self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
-        for checked in (True, False):  # what is read without transformers may have other names there
-            if self._loaded is None or self._loaded.differs(config):
-                self._loaded = load_model(
-                    trial.model, tokenizer=setup.tokenizer, revision=setup.revision, checked=checked
-                )
-        if (difference := self._loaded.differs(config)) is not None:
-            planned = f"is not the one the sweep planned with: {difference}"
-            raise Failure(f"the model {trial.model!r} on {socket.gethostname()} {planned}")
+        deterministic(strict=True)
+        self._loaded = self._model(setup)
+        if on_gpu:  # what transformers' code has no deterministic kernel for is told, not refused
+            deterministic(strict=self._loaded.undescribed is None)
         trainer = Trainer(
             config,
             self._loaded,
@@ -318,6 +315,34 @@ class TrialTrainable(tune.Trainable):
         threading.Thread(
             target=_listen, args=(self._run, storage, setup, self._over), name="listener", daemon=True
         ).start()
+
+    def _model(self, setup: TrialSetup) -> LoadedModel:
+        """The trial's model: that of the trial before, if it is the same.
+
+        Raises:
+            UserError: it cannot be loaded here.
+            Failure: it is not the one that was planned with.
+        """
+        from rl_alliteration.lm.loading import load_known, load_model
+
+        trial = setup.trial
+        given: dict[str, Any] = {"tokenizer": setup.tokenizer, "revision": setup.revision}
+        known = self._driver.known
+        ways: list[Callable[[], LoadedModel | None]] = [
+            lambda: self._loaded,
+            lambda: None if known is None else load_known(trial.model, known, **given),
+            lambda: load_model(trial.model, checked=True, **given),
+            lambda: load_model(trial.model, **given),  # transformers may have other names for what it reads
+        ]
+        difference: str | None = None
+        for way in ways:
+            loaded = way()
+            if loaded is not None:
+                difference = loaded.differs(trial.config)
+                if difference is None:
+                    return loaded
+        planned = f"is not the one the sweep planned with: {difference}"
+        raise Failure(f"the model {trial.model!r} on {socket.gethostname()} {planned}")
 
 
 def _listen(run: TrialRun, storage: Storage, setup: TrialSetup, over: threading.Event) -> None:

@@ -19,6 +19,7 @@ from scipy import stats
 from rl_alliteration.config import Sampling
 from rl_alliteration.lm.decoder import DecoderForward
 from rl_alliteration.lm.generic import TransformersForward
+from rl_alliteration.lm.inversion import invert_in_fixed_order
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.sampling import DeviceLoop, Rollout, choose_tokens, log_probabilities, sample, score, uniforms
@@ -90,7 +91,13 @@ def test_uniforms_are_uniform_across_generations_and_across_positions() -> None:
     assert abs(np.corrcoef(numbers[:-1, 0], numbers[1:, 0])[0, 1]) < 0.03
 
 
-# The choice of a token.
+# The choice of a token, on a CPU and as a GPU makes it.
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def inversion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "gpu":
+        monkeypatch.setattr("rl_alliteration.lm.sampling.inverse_of", lambda device: invert_in_fixed_order)
 
 
 def plain_weights(logits: NDArray[np.float64], temperature: float, top_k: int) -> NDArray[np.float64]:
@@ -110,6 +117,7 @@ def plain_choice(weights: NDArray[np.float64], uniform: float) -> int:
     raise AssertionError("beyond the last token")
 
 
+@pytest.mark.usefixtures("inversion")
 @pytest.mark.parametrize("temperature, top_k", [(1.0, 0), (0.7, 0), (1.5, 0), (1.0, 3), (0.7, 20), (1.0, 100)])
 def test_choice_inverts_the_cumulative_distribution(temperature: float, top_k: int) -> None:
     random = np.random.default_rng(0)
@@ -125,6 +133,7 @@ def test_choice_inverts_the_cumulative_distribution(temperature: float, top_k: i
     assert tokens.tolist() == plain
 
 
+@pytest.mark.usefixtures("inversion")
 @pytest.mark.parametrize("temperature, top_k", [(1.0, 0), (0.7, 0), (1.0, 3), (0.7, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_draws_follow_the_distribution(temperature: float, top_k: int, dtype: torch.dtype) -> None:
@@ -139,6 +148,7 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, dtype: to
     assert stats.chisquare(counts[possible], expected).pvalue > 1e-3
 
 
+@pytest.mark.usefixtures("inversion")
 @pytest.mark.parametrize("uniform", [0.0, 2.0**-53, 0.5, LAST])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("weights", [[0, 0, 1, 0, 2, 0, 0], [0, 1], [1, 0], [0, 1e-30, 1, 1e-30, 0], [1]])
@@ -149,12 +159,14 @@ def test_a_token_of_zero_weight_is_never_chosen(uniform: float, dtype: torch.dty
     assert bool(log_probability.isfinite())
 
 
+@pytest.mark.usefixtures("inversion")
 def test_the_extremes_choose_the_first_and_the_last_token() -> None:
     logits = torch.zeros(2, 50_257)
     tokens, _ = choose_tokens(logits, torch.tensor([0.0, LAST], dtype=torch.float64))
     assert tokens.tolist() == [0, 50_256]
 
 
+@pytest.mark.usefixtures("inversion")
 @pytest.mark.parametrize("uniform", [0.0, LAST])
 def test_top_k_keeps_the_likeliest_at_the_extremes(uniform: float) -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 4.0, 2.0]])
@@ -162,6 +174,7 @@ def test_top_k_keeps_the_likeliest_at_the_extremes(uniform: float) -> None:
     assert int(token) == (1 if uniform == 0 else 3)
 
 
+@pytest.mark.usefixtures("inversion")
 def test_rare_tokens_of_a_large_vocabulary_are_reached() -> None:
     # In float32 the cumulative sum would stall: 1e-8 vanishes beside 1.
     logits = torch.full((1, 50_257), 1e-8).log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,14 +14,21 @@ from typing import Any
 import pytest
 import torch
 from conftest import save_folder
-from test_descriptions import SMALL, folder_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_descriptions import RANDOM, SMALL, built, folder_of, tokens
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from trainers import make_trainer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rl_alliteration.config import SHIPPED_MODELS, TrialConfig
 from rl_alliteration.errors import UserError
-from rl_alliteration.lm.architectures import ARCHITECTURES
-from rl_alliteration.lm.loading import LoadedModel, load_model
+from rl_alliteration.lm.architectures import ARCHITECTURES, describe
+from rl_alliteration.lm.decoder import DecoderForward
+from rl_alliteration.lm.description import Parameters
+from rl_alliteration.lm.known import Known, PlainConfig
+from rl_alliteration.lm.loading import LoadedModel, load_known, load_model
 from rl_alliteration.lm.weights import Weights, as_transformers
 
 
@@ -39,10 +47,14 @@ def test_a_model_is_the_same_either_way(name: str, tmp_path: Path, make_config: 
     assert alone.end_tokens == whole.end_tokens == {0}
     for length in (10, 10**6):
         assert alone.longest(length) == whole.longest(length)
-    steps = [make_trainer(loaded, make_config(whole)).step() for loaded in (alone, whole)]
-    assert steps[0].texts == steps[1].texts
+    assert whole.known is not None
+    told = load_known(str(tmp_path), pickle.loads(pickle.dumps(whole.known)))  # as Ray sends it
+    assert told is not None and told.differs(make_config(whole)) is None
+    assert (told.texts_version, told.context, told.end_tokens) == (whole.texts_version, whole.context, whole.end_tokens)
+    steps = [make_trainer(loaded, make_config(whole)).step() for loaded in (alone, whole, told)]
+    assert steps[0].texts == steps[1].texts == steps[2].texts
     updates = [{key: value for key, value in (step.update or {}).items() if "seconds" not in key} for step in steps]
-    assert updates[0] == updates[1], "the norm of the gradient to the last bit"
+    assert updates[0] == updates[1] == updates[2], "the norm of the gradient to the last bit"
 
 
 @pytest.mark.parametrize("name", SHIPPED_MODELS)
@@ -58,6 +70,48 @@ def test_the_shipped_models_are_what_transformers_loads(name: str, tmp_path: Pat
     assert again.end_tokens == loaded.end_tokens
     order = [parameter.shape for parameter in again.policy().model.parameters()]
     assert [parameter.shape for parameter in loaded.policy().parameters] == order, "of the sum in a gradient's norm"
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_plain_data_describes_what_a_configuration_does(name: str, data: st.DataObject) -> None:
+    kind, sizes = RANDOM[name]
+    model = built(kind, sizes(data.draw))
+    known = Known.of(model.config, Tokenizer(WordLevel({"a": 0}, "a")), frozenset(), "")
+    assert known is not None
+    ids = tokens(2)
+    ways = [DecoderForward(describe(model.config, Parameters.of(model))).logits(ids)]
+    try:
+        ways.append(DecoderForward(describe(PlainConfig(known, Path()), Parameters.of(model))).logits(ids))
+    except AttributeError:  # `read_weights` then says None: transformers' code for scaled angles asks its own class
+        assert model.config.rope_parameters["rope_type"] != "default"
+    assert all(torch.equal(logits, ways[0]) for logits in ways)
+
+
+def test_what_a_trial_cannot_read_alone_is_left_to_the_whole_way(tmp_path: Path, tiny_opt: LoadedModel) -> None:
+    assert tiny_opt.known is None, "transformers' code runs it"
+    folder = folder_of("llama", tmp_path / "model")
+    whole = load_model(str(folder))
+    assert whole.known is not None
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    assert load_known(str(folder), whole.known) is None
+    with pytest.raises(UserError, match="no folder"):
+        load_known(str(tmp_path / "nowhere"), whole.known)
+
+
+def test_the_kept_tokenizer_and_configuration_are_transformers_own(tmp_path: Path) -> None:
+    folder = folder_of("qwen2", tmp_path)
+    whole = load_model(str(folder))
+    assert whole.known is not None
+    told = load_known(str(folder), whole.known)
+    assert told is not None
+    assert type(told.pretrained_tokenizer) is type(whole.pretrained_tokenizer)
+    assert told.pretrained_tokenizer.backend_tokenizer.to_str() == whole.tokenizer.to_str()
+    assert (
+        as_transformers(told.model).config.to_dict()
+        == as_transformers(load_model(str(folder), checked=True).model).config.to_dict()
+    )
 
 
 def test_other_names_in_a_file_than_in_transformers_show_in_the_fingerprint(
@@ -153,6 +207,21 @@ rollout = sample(policy, [1, 2], uniforms(0, 0, 4, 12), end_tokens=frozenset(), 
 score(policy, rollout.token_ids, rollout.decoded)[0].sum().backward()
 optimizer.step()
 """
+
+
+SHIPPED = """
+import sys
+from rl_alliteration.lm.deterministic import deterministic
+from rl_alliteration.lm.loading import load_model
+deterministic(strict=True)
+assert load_model("storyteller").encode("Once")
+print(*[name for name in ("transformers", "torch._inductor", "sympy") if name in sys.modules])
+"""
+
+
+def test_a_shipped_model_needs_no_transformers_and_deterministic_kernels_no_compiler() -> None:
+    run = subprocess.run([sys.executable, "-c", SHIPPED], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
 
 
 def test_reading_weights_imports_no_modelling_code(tmp_path: Path) -> None:
