@@ -98,7 +98,7 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    sweep = resolve(sweep)
+    asked, sweep = sweep, resolve(sweep)
     check_location(sweep.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep)
@@ -108,7 +108,15 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
-    return Prepared(sweep, with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say), loaded, storage)
+    trials = plan(sweep, loaded)
+    _say_reward_of(asked, console)
+    return Prepared(sweep, with_reward_parameters(trials, loaded, sweep, console.say), loaded, storage)
+
+
+def _say_reward_of(asked: Sweep | Search, console: Screen) -> None:
+    """What --chat has changed, if nobody said it."""
+    if asked.chat and asked.reward_of is None:
+        console.say("the reward is of the completion alone; of prompt and chat template too with --reward-of text")
 
 
 def execute_sweep(prepared: Prepared, console: Screen) -> Ended:
@@ -137,7 +145,7 @@ def execute_search(search: Search, console: Screen) -> Ended:
         UserError: a field is outside of what it accepts, or the cluster cannot give what was asked for.
         Failure: there is no such cluster, or another driver has the experiment.
     """
-    search = resolve_search(search)
+    asked, search = search, resolve_search(search)
     check_location(search.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep_of(search))
@@ -147,6 +155,7 @@ def execute_search(search: Search, console: Screen) -> Ended:
     loaded = load_model(search.model, tokenizer=search.tokenizer, revision=search.revision)
     # Whether prompt and length fit the model, and a trial the machine.
     check_memory(sweep_of(search), plan(sweep_of(search), loaded), loaded)
+    _say_reward_of(asked, console)
     assert search.experiment is not None
     submission.use_own_token(submission.ray_address(sweep_of(search)))
     from rl_alliteration.tune.driver import run_search
