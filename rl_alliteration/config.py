@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from rl_alliteration.errors import UserError
 from rl_alliteration.foreign import Damaged, Finite, read_object, typed
 from rl_alliteration.foreign import canonical_json as canonical_json
+from rl_alliteration.identifiers import check_name
 from rl_alliteration.setting import MODEL as MODEL
 from rl_alliteration.setting import NEVER, Setting, check, checked, setting, settings_of
 from rl_alliteration.setting import ROUNDING as ROUNDING
@@ -45,9 +45,6 @@ STUDY_PROMPT = "Once upon a time"
 STUDY_MAX_LENGTH = 100
 STUDY_TOP_K = 50
 
-EXPERIMENT = r"[a-z][a-z0-9_-]{0,63}"
-"""What an experiment's name is like, as a regular expression: it becomes part of paths."""
-
 
 def _number_at_least(least: float) -> Callable[[Any], bool]:
     return lambda value: math.isfinite(value) and value >= least
@@ -76,10 +73,33 @@ class Sampling:
 
 CREDITS = ("text", "to-go")
 KL_TERMS = ("sampled", "exact", "k2", "k3")
+TEXT, COMPLETION = "text", "completion"
+"""What a reward may be of: the prompt with what was sampled after it, or that alone."""
 
 
 def _one_of(*names: str) -> dict[str, Any]:
     return {"accepts": " or ".join(names), "check": lambda value: value in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chat:
+    """How a prompt is put to an instruct model. Each field is a flag of `sweep`, `search` and `sample`."""
+
+    chat: bool = setting(SAMPLING, lambda value: "chat" if value else "no chat", default=False)
+    """Put the prompt through the model's chat template, as the user's message; the end of a turn ends a text."""
+    system_prompt: str | None = setting(
+        SAMPLING, lambda value: "no system prompt" if value is None else f'system prompt "{value}"', default=None
+    )
+    """With --chat: the system message. Default: none of ours; the template may have its own."""
+
+    def check_chat(self) -> None:
+        """Whether its settings fit together.
+
+        Raises:
+            UserError: they do not.
+        """
+        if self.system_prompt is not None and not self.chat:
+            raise UserError("--system-prompt: it is a message of the chat template; give --chat too, or leave it out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +130,7 @@ class UpdateSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SharedSettings(Sampling):
+class SharedSettings(Chat, Sampling):
     """Settings that all trials of a sweep share. Each field is a flag of `sweep` and `search`."""
 
     dtype: str = setting(
@@ -174,6 +194,18 @@ class TrialConfig(UpdateSettings, SharedSettings):
         key=None,
     )
     """The other prompts, of several: each group has one of them all, see `prompt_at`."""
+    chat_prompts: tuple[str, ...] = setting(
+        SAMPLING,
+        lambda value: f"chat prompts {_short(chr(10).join(value))}" if value else "no chat prompts",
+        default=(),
+    )
+    """What the chat template made of each prompt: the texts that were sampled after. Empty without --chat."""
+    end_of_turn: tuple[int, ...] = setting(
+        SAMPLING, lambda value: f"turn ends {' '.join(map(str, value))}" if value else "no end of turn", default=()
+    )
+    """The token by which the chat template ends an answer, if it does: it ends a text too."""
+    reward_of: str = setting(SAMPLING, "reward of the {}", default=TEXT, **_one_of(TEXT, COMPLETION))
+    """What the reward is of, and with it that of the original."""
     algorithm_version: int = setting(TRAINING, "algorithm version {}", default=1, key="algorithm.version")
     """Version of the algorithm: raised when its updates change."""
     architecture: str = setting(MODEL, lambda value: f"architecture {value[:8]}", default="")
@@ -190,7 +222,8 @@ class TrialConfig(UpdateSettings, SharedSettings):
     """Of the code that the texts are of."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "more_prompts", tuple(self.more_prompts))  # JSON has lists
+        for name in ("more_prompts", "chat_prompts", "end_of_turn"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         check_name(self.algorithm)
         for name, value in checked(self).items():
             object.__setattr__(self, name, value)
@@ -312,6 +345,8 @@ class TrialConfig(UpdateSettings, SharedSettings):
             raise Damaged(f"{path} is damaged: {reason}") from error
         if config.dtype not in _DTYPES or config.texts_version < 1:
             raise Damaged(f"{path} is damaged: its dtype or texts_version is none that is stored")
+        if len(config.chat_prompts) != (len(config.prompts) if config.chat else 0):
+            raise Damaged(f"{path} is damaged: its chat_prompts are not those of its prompts")
         if trial_id is not None and known != trial_id and unsaid:
             for version in range(1, _LAST_UNSAID_VERSION):
                 earlier = dataclasses.replace(config, texts_version=version)
@@ -347,39 +382,3 @@ class PlannedTrial:
     def trial_id(self) -> str:
         """See `TrialConfig.trial_id`."""
         return self.config.trial_id
-
-
-def fingerprint_tokenizer(definition: str, end_tokens: Iterable[int], *, splits_special: bool) -> str:
-    """SHA-256 of a tokenizer as it is used.
-
-    Args:
-        definition: all of it, as its library writes it.
-        end_tokens: ids that end a text.
-        splits_special: whether special tokens in a text are read as text, which the definition does not say.
-    """
-    split = "\nsplit" if splits_special else ""
-    return hashlib.sha256(f"{definition}\n{canonical_json(sorted(end_tokens))}{split}".encode()).hexdigest()
-
-
-def check_name(name: str) -> str:
-    """The name of an algorithm or a reward, if it is a valid one: it becomes part of paths.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
-        raise UserError(f"{name!r} is no name for an algorithm or a reward; use a-z, then a-z 0-9 _")
-    return name
-
-
-def check_experiment_name(name: str) -> str:
-    """The name, if it is a valid one: it becomes part of paths and pages.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not re.fullmatch(EXPERIMENT, name):
-        raise UserError(
-            f"--experiment: {name!r} is no experiment name; use a lower-case letter, then up to 63 of a-z 0-9 _ -"
-        )
-    return name

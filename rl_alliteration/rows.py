@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from rl_alliteration.config import TrialConfig
+from rl_alliteration.config import COMPLETION, TEXT, TrialConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Text(Record):
     token_ids: list[int] = column("ids of all tokens: the prompt's, the sampled ones, the end token if it was sampled")
     num_tokens: int = column("number of `token_ids`")
     num_prompt_tokens: int = column("how many of them are the prompt's")
-    num_words: int = column("words of the text, separated by white space")
+    num_words: int = column("words of what the reward is of, separated by white space")
     ended: bool = column("whether an end token was sampled")
     raw_reward: float = column("the reward function's number")
     lm_cross_entropy: float = column(
@@ -104,6 +104,12 @@ class Text(Record):
     learning_rate: float = column(_RATE)
     reward_function: str = column("name of the reward function, or a weighted sum of several")
     model: str = column("name of the base model, as given, @ fingerprint of it and its tokenizer")
+    reward_of: str = column("what the reward is of, and every metric: `text` or `completion`", since=2, default=TEXT)
+    completion: str = column(
+        "what the tokens after the prompt's decode to, without the end token, if the reward is of it; else empty",
+        since=2,
+        default="",
+    )
 
     @classmethod
     def of(
@@ -122,8 +128,9 @@ class Text(Record):
         advantage: float,
         beta: float,
         model: str,
+        completion: str = "",
     ) -> Text:
-        """A text of a trial; what follows from the rest is filled in."""
+        """A text of a trial; what follows from the rest is filled in. `completion`: if the reward is of it."""
         kl_penalty = lm_cross_entropy - original_lm_cross_entropy
         return cls(
             generation=generation,
@@ -134,7 +141,7 @@ class Text(Record):
             token_ids=token_ids,
             num_tokens=len(token_ids),
             num_prompt_tokens=num_prompt_tokens,
-            num_words=len(text.split()),
+            num_words=len((completion if config.reward_of == COMPLETION else text).split()),
             ended=ended,
             raw_reward=raw_reward,
             lm_cross_entropy=lm_cross_entropy,
@@ -149,7 +156,19 @@ class Text(Record):
             learning_rate=config.learning_rate,
             reward_function=config.reward,
             model=model,
+            reward_of=config.reward_of,
+            completion=completion,
         )
+
+
+REWARDED = f"CASE reward_of WHEN '{COMPLETION}' THEN completion ELSE text END"
+"""In SQL: what the reward of a row of `generations` is of, and every metric."""
+
+
+def rewarded(row: Mapping[str, Any]) -> str:
+    """What the reward of a row of `generations` is of, and every metric: its completion, or its text."""
+    found: str = row["completion" if row["reward_of"] == COMPLETION else "text"]
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

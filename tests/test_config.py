@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from settings import VALUES
 
 from rl_alliteration import config as config_module
-from rl_alliteration.config import TrialConfig, canonical_json, check_experiment_name
+from rl_alliteration.config import TrialConfig, canonical_json
 from rl_alliteration.errors import UserError
 from rl_alliteration.foreign import Damaged
+from rl_alliteration.identifiers import check_experiment_name
 
 FIELDS: dict[str, Any] = {
     "algorithm": "rloo",

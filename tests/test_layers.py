@@ -13,7 +13,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rl_alliteration"
 
 LAYERS = (
-    ("errors", "foreign", "terminal", "setting", "config", "names", "rows", "user_files", "advice", "__init__"),
+    (
+        *("errors", "foreign", "terminal", "setting", "identifiers", "config", "names", "rows", "user_files", "advice"),
+        "__init__",
+    ),
     ("lm",),
     ("rl",),
     ("results",),

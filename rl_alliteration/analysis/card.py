@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rl_alliteration.analysis.frontier import NEW_TEXTS, Recommendation
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.types import Trial
-from rl_alliteration.config import Sampling, TrialConfig
+from rl_alliteration.config import COMPLETION, Sampling, TrialConfig
 from rl_alliteration.names import coefficient
 from rl_alliteration.setting import values_of
 from rl_alliteration.terminal import one_line
@@ -57,7 +57,7 @@ def model_card(
         f"# {_word(trial.trial_id)}, generation {generation:,}",
         "",
         f"{_code(name)} after {generation:,} texts of {_word(config.algorithm)} with the reward "
-        f"{_code(config.reward)}, "
+        f"{_code(config.reward)}{' of the completion' if config.reward_of == COMPLETION else ''}, "
         f"{_coefficient(config)}, learning rate {config.learning_rate:g}, groups of {config.group_size}, "
         f"seed {config.seed}: reinforcement learning toward alliteration, held back by a KL penalty.",
         "",
@@ -68,19 +68,37 @@ def model_card(
         "## Use",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")',
-        f"prompt = tokenizer({config.prompt!r}, return_tensors=\"pt\")"
-        + (f"  # or another of its {len(config.prompts)} prompts" if config.more_prompts else ""),
-        f"ids = model.generate(**prompt, do_sample=True, {_sampling(config)})",
-        "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
+        *_use(config),
         "```",
         "",
-        "Its settings as here: the library's defaults sample from another distribution than the one measured.",
+        "Its settings as here: the library's defaults sample from another distribution than the one measured."
+        + (" Where the chat template puts in today's date, it was 26 July 2024." if config.chat else ""),
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _use(config: TrialConfig) -> list[str]:
+    """How to sample from the model with transformers."""
+    other = f"  # or another of its {len(config.prompts)} prompts" if config.more_prompts else ""
+    if config.chat:
+        system = [] if config.system_prompt is None else [{"role": "system", "content": config.system_prompt}]
+        begin = [
+            f"chat = {[*system, {'role': 'user', 'content': config.prompt}]!r}{other}",
+            'prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", '
+            "return_dict=True)",
+        ]
+    else:
+        begin = [f'prompt = tokenizer({config.prompt!r}, return_tensors="pt"){other}']
+    of_answer = '[prompt["input_ids"].shape[1]:]' if config.reward_of == COMPLETION else ""
+    return [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")',
+        *begin,
+        f"ids = model.generate(**prompt, do_sample=True, {_sampling(config)})",
+        f"print(tokenizer.decode(ids[0]{of_answer}, skip_special_tokens=True))",
+    ]
 
 
 def _sampling(config: TrialConfig) -> str:

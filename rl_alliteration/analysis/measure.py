@@ -22,6 +22,7 @@ from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.names import coefficient, differences, trial_names
 from rl_alliteration.results.originals import found_elsewhere, original_ids
 from rl_alliteration.results.reader import trial_rows, whole
+from rl_alliteration.rows import REWARDED
 
 CURVE = 10
 """Generations per point of a trial's curves."""
@@ -202,8 +203,9 @@ def check_window(window: int) -> None:
 
 def _columns(connection: duckdb.DuckDBPyConnection, experiment: str, trial_id: str) -> dict[str, Any]:
     names = ("generation", *COLUMNS)
+    selected = (f"{REWARDED} AS text" if name == "text" else name for name in names)
     table = connection.sql(
-        f"SELECT {', '.join(names)} FROM generations WHERE experiment = ? AND trial_id = ? ORDER BY generation",
+        f"SELECT {', '.join(selected)} FROM generations WHERE experiment = ? AND trial_id = ? ORDER BY generation",
         params=[experiment, trial_id],
     ).to_arrow_table()
     table = whole(table, experiment, trial_id)

@@ -18,7 +18,7 @@ from rl_alliteration.analysis.alliteration import alliterating_pairs, letter_ent
 from rl_alliteration.analysis.words import Ints, Reals, Words
 
 COLUMNS = ("text", "raw_reward", "reward", "kl_penalty", "original_lm_cross_entropy", "num_tokens")
-"""Columns of `generations` that the metrics read."""
+"""Columns of `generations` that the metrics read; in place of `text` what the reward is of, see `rows.rewarded`."""
 
 
 T = TypeVar("T", float, Reals)

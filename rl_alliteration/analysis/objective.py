@@ -8,6 +8,7 @@ from typing import Any
 from rl_alliteration.analysis.metrics import METRICS, Window
 from rl_alliteration.analysis.rules import Limits
 from rl_alliteration.analysis.types import WINDOW
+from rl_alliteration.rows import rewarded
 
 SPENT = "spent"
 """Why a trial was stopped: it has left the bounds for good."""
@@ -32,9 +33,9 @@ class Objective:
         self._outside = 0
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """See the next texts: `text` and `original_lm_cross_entropy` of each."""
+        """See the next rows of `generations`."""
         for row in rows:
-            self._texts.append(row["text"])
+            self._texts.append(rewarded(row))
             self._cross_entropies.append(row["original_lm_cross_entropy"])
             if len(self._texts) == WINDOW:
                 alliteration = self._alliteration()

@@ -9,6 +9,7 @@ from typing import Any
 from rl_alliteration.analysis.diversity import variety
 from rl_alliteration.analysis.rules import COLLAPSE_WINDOWS, lost_variety
 from rl_alliteration.analysis.types import WINDOW
+from rl_alliteration.rows import rewarded
 
 COLLAPSE, PLATEAU = "collapse", "plateau"
 HALVING = "halving"
@@ -43,7 +44,7 @@ class EarlyStopping:
         if not self.reasons:
             return
         for row in rows:
-            self._texts.append(row["text"])
+            self._texts.append(rewarded(row))
             self._rewards.append(row["reward"])
             if len(self._texts) == WINDOW:
                 self._end_window()

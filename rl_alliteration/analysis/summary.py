@@ -21,6 +21,7 @@ from rl_alliteration.names import trial_names
 from rl_alliteration.results.originals import found_elsewhere, original_ids
 from rl_alliteration.results.reader import connect, last_rows, parts_by_trial, trial_rows, whole
 from rl_alliteration.results.storage import Storage
+from rl_alliteration.rows import rewarded
 
 LAST = WINDOW
 """Generations that the numbers of a summary are of."""
@@ -126,7 +127,7 @@ def _events(
 
 _METRICS = ("raw_reward", "objective", "kl_penalty", "variety", "repetition")
 _NUMBERS = ("raw_reward", "reward", "kl_penalty")
-_COLUMNS = ("generation", "text", "prompt", *_NUMBERS)
+_COLUMNS = ("generation", "text", "completion", "reward_of", "prompt", *_NUMBERS)
 
 
 def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
@@ -139,7 +140,8 @@ def _summary(event: dict[str, Any], last: pa.Table | None) -> TrialSummary:
         nothing: dict[str, Any] = dict.fromkeys(unknown, nan)
         return TrialSummary(**event, **nothing, generations=0, last_text="")
     last = whole(last, event["experiment"], event["trial_id"])
-    texts, prompts = last["text"].to_pylist(), last["prompt"].to_pylist()
+    texts = list(map(rewarded, last.select(["text", "completion", "reward_of"]).to_pylist()))
+    prompts = last["prompt"].to_pylist()
     window = Window({"text": texts, **{name: last[name].to_numpy() for name in _NUMBERS}})
     numbers: dict[str, Any] = {name: METRICS[name].value(window) for name in _METRICS}
     count = len(texts)

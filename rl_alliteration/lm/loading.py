@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from rl_alliteration.config import (
     SHIPPED_MODELS,
     TEXTS_VERSION,
     TrialConfig,
-    fingerprint_tokenizer,
 )
 from rl_alliteration.errors import UserError
+from rl_alliteration.identifiers import fingerprint_tokenizer
 from rl_alliteration.lm.architectures import describe
+from rl_alliteration.lm.chat import encode_chat
 from rl_alliteration.lm.checks import (
     context_length,
     exact_cache,
@@ -229,6 +231,17 @@ class LoadedModel:
         if not ids or not prompt:
             raise UserError(f"--prompt: {prompt!r} encodes to no token; give at least one word")
         return ids
+
+    def prompt_ids(self, prompts: Sequence[str], chat_prompts: Sequence[str]) -> dict[str, list[int]]:
+        """Token ids that texts begin with, by prompt: its own, or those of what the chat template has made of it.
+
+        Raises:
+            UserError: as for `encode`.
+        """
+        if not chat_prompts:
+            return {prompt: self.encode(prompt) for prompt in prompts}
+        ids = [encode_chat(self.tokenizer, text) for text in chat_prompts]
+        return dict(zip(prompts, ids, strict=True))
 
 
 def load_model(

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 
 from rl_alliteration.analysis.types import Trial
+from rl_alliteration.rows import REWARDED
 
 BUDGET = 12_000
 """Texts of a page, over all trials: about 5 MB."""
@@ -41,7 +42,7 @@ def sample_texts(connection: duckdb.DuckDBPyConnection, trials: list[Trial], bud
     for trial in trials:
         picks = chosen_generations(trial.generations, share[trial.experiment, trial.trial_id])
         rows = connection.execute(
-            "SELECT generation, raw_reward, kl_penalty, text FROM generations "
+            f"SELECT generation, raw_reward, kl_penalty, {REWARDED} FROM generations "
             "WHERE experiment = ? AND trial_id = ? AND generation IN (SELECT unnest(?)) ORDER BY generation",
             [trial.experiment, trial.trial_id, picks],
         ).fetchall()

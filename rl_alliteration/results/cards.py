@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rl_alliteration.config import fingerprint_tokenizer
 from rl_alliteration.foreign import Count, Damaged, Digest, encode_record, read_record
+from rl_alliteration.identifiers import fingerprint_tokenizer
 from rl_alliteration.results.storage import Storage
 
 SWEEP, SEARCH = "sweep", "search"

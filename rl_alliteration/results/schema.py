@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rl_alliteration.config import EXPERIMENT as EXPERIMENT
+from rl_alliteration.identifiers import EXPERIMENT as EXPERIMENT
 from rl_alliteration.rows import Column, Event, Record, Text, Update, columns_of, version_of
 
 RECORDS: dict[str, type[Record]] = {record.dataset: record for record in (Text, Update, Event)}

@@ -23,6 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rl_alliteration.errors import Failure
 from rl_alliteration.results.storage import Storage, Unavailable
+from rl_alliteration.rows import rewarded
 
 Row = Mapping[str, Any]
 
@@ -146,7 +147,7 @@ class TensorBoardWriter:
         first = texts[0]
         points = [Summary.Value(tag=tag, simple_value=update[tag]) for tag in UPDATE_SCALARS] if update else []
         points += [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
-        points.append(_text_value(first["text"]))
+        points.append(_text_value(rewarded(first)))
         self._write(Event(step=first["generation"], summary=Summary(value=points)))
 
     def _write(self, event: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from rl_alliteration.config import ORIGINAL, TrialConfig
+from rl_alliteration.config import COMPLETION, ORIGINAL, TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.foreign import Damaged, read_record
 from rl_alliteration.results import schema
@@ -24,6 +24,7 @@ from rl_alliteration.rl.advantages import known_algorithm
 from rl_alliteration.rl.kl import next_beta
 from rl_alliteration.rl.rewards import known_reward
 from rl_alliteration.rl.update import UpdateRule
+from rl_alliteration.rows import rewarded
 
 Row = dict[str, Any]
 
@@ -162,6 +163,7 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
             ("seed", config.seed),
             ("learning_rate", config.learning_rate),
             ("reward_function", config.reward),
+            ("reward_of", config.reward_of),
             ("prompt", config.prompt_at(expected)),
         ):
             _expect(row, column, value)
@@ -174,7 +176,9 @@ def _check_order(rows: list[Row], first: int, config: TrialConfig, path: str) ->
 def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Callable[[Row], None]:
     """The checks of one row by itself."""
     definition, ends = read_tokenizer(storage, config.model_fingerprint, config.tokenizer)
+    ends = ends.union(config.end_of_turn)
     tokenizer = Tokenizer.from_str(definition)
+    begins = _chat_tokens(tokenizer, config)
     reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
     if reward is None:
         notes.append(
@@ -185,17 +189,34 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
     def check(row: Row) -> None:
         ids = row["token_ids"]
         _expect(row, "num_tokens", len(ids))
+        first = row["num_prompt_tokens"]
+        if config.chat and ids[:first] not in begins[row["prompt"]]:
+            raise _Wrong(f"generation {row['generation']}: its tokens do not begin with those of its chat prompt")
         # Unlike `ended`, the text depends on the end token only by leaving it out.
-        _expect(row, "ended", len(ids) > row["num_prompt_tokens"] and ids[-1] in ends)
-        text = tokenizer.decode(ids[:-1] if row["ended"] else ids, skip_special_tokens=True)
-        _expect(row, "text", text)
-        _expect(row, "num_words", len(text.split()))
+        _expect(row, "ended", len(ids) > first and ids[-1] in ends)
+        without_end = ids[:-1] if row["ended"] else ids
+        _expect(row, "text", tokenizer.decode(without_end, skip_special_tokens=True))
+        completion = ""
+        if config.reward_of == COMPLETION:
+            completion = tokenizer.decode(without_end[first:], skip_special_tokens=True)
+        _expect(row, "completion", completion)
+        _expect(row, "num_words", len(rewarded(row).split()))
         if reward is not None:
-            _expect(row, "raw_reward", float(reward(text)))
+            _expect(row, "raw_reward", float(reward(rewarded(row))))
         _expect(row, "kl_penalty", row["lm_cross_entropy"] - row["original_lm_cross_entropy"])
         _expect(row, "reward", row["raw_reward"] + row["beta"] * row["kl_penalty"])
 
     return check
+
+
+def _chat_tokens(tokenizer: Tokenizer, config: TrialConfig) -> dict[str, list[list[int]]]:
+    """What the tokens of each prompt's texts may begin with: its definition does not say how it is used."""
+    found: dict[str, list[list[int]]] = {}
+    for splits_special in (False, True):
+        tokenizer.encode_special_tokens = splits_special
+        for prompt, text in zip(config.prompts, config.chat_prompts, strict=False):
+            found.setdefault(prompt, []).append(tokenizer.encode(text, add_special_tokens=False).ids)
+    return found
 
 
 def _group_checks(config: TrialConfig, notes: list[str]) -> Callable[[list[Row]], None]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_alliteration.config import check_name
 from rl_alliteration.errors import UserError
+from rl_alliteration.identifiers import check_name
 
 if TYPE_CHECKING:  # it needs torch, of which those who read results know nothing
     from rl_alliteration.rl.objective import Loss

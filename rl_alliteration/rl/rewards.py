@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rl_alliteration.config import check_name
 from rl_alliteration.errors import UserError
+from rl_alliteration.identifiers import check_name
 from rl_alliteration.rl import parts as parts_of
 from rl_alliteration.rl import phonetics
 from rl_alliteration.rl.expressions import canonical, parse, shown

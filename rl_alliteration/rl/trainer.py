@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl_alliteration.config import TrialConfig
+from rl_alliteration.config import COMPLETION, TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.sampling import (
@@ -105,8 +105,8 @@ class Trainer:
         self.reward = reward
         self.algorithm = algorithm
         self.tokenizer = loaded.tokenizer
-        self.end_tokens = loaded.end_tokens
-        self.prompt_ids = {prompt: loaded.encode(prompt) for prompt in config.prompts}
+        self.end_tokens = loaded.end_tokens.union(config.end_of_turn)
+        self.prompt_ids = loaded.prompt_ids(config.prompts, config.chat_prompts)
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
         """Of its texts' rows: a name for people, that of the first run where a later one finds the model elsewhere."""
         dtype = getattr(torch, config.dtype)
@@ -163,7 +163,10 @@ class Trainer:
             graph, entropy = score(self.policy, token_ids, rollout.decoded) if self.algorithm else (log_q, log_q)
         log_p = graph.detach()
         texts = [self.decode(ids) for ids in unpadded(rollout)]  # a GPU is at the scores meanwhile
-        raw_rewards = np.array([self._raw_reward(text, place) for place, text in enumerate(texts)])
+        rewarded = texts
+        if config.reward_of == COMPLETION:
+            rewarded = [self.decode(ids[rollout.prompt_length :]) for ids in unpadded(rollout)]
+        raw_rewards = np.array([self._raw_reward(text, place) for place, text in enumerate(rewarded)])
         mask = token_mask(rollout, log_p.device)
         cross_entropy = mean_negative(log_p, mask, rollout.lengths)
         original_cross_entropy = mean_negative(log_q, mask, rollout.lengths)
@@ -193,6 +196,7 @@ class Trainer:
                 advantage=float(advantages[place]),
                 beta=self.beta,
                 model=self.model_column,
+                completion=rewarded[place] if config.reward_of == COMPLETION else "",
             ).row()
             for place, ids in enumerate(unpadded(rollout))
         ]
@@ -205,7 +209,7 @@ class Trainer:
                 raise Diverged(self.generation, "a KL divergence is not finite")
             numbers = {"advantages": advantages, "rewards": rewards, "raw_rewards": raw_rewards}
             group = group_of(rollout, log_p, log_q, mask, divergence, self.beta, **numbers)
-            scored = functools.partial(self._scored, group, rollout, texts, raw_rewards)
+            scored = functools.partial(self._scored, group, rollout, rewarded, raw_rewards)
             loss, weights, of_divergence = self._token_weights(self.algorithm, group, scored)
             # Of a number, since for given gradients PyTorch imports sympy, which takes longer than the step.
             surrogate = (graph * weights).sum()
@@ -221,7 +225,7 @@ class Trainer:
             }
             if not np.isfinite(list(diagnostics.values())).all():
                 raise Diverged(self.generation, ", ".join(f"{name} {value}" for name, value in diagnostics.items()))
-        logged = {name: sum(map(log, texts)) / len(texts) for name, log in self.reward.logs.items()}
+        logged = {name: sum(map(log, rewarded)) / len(rewarded) for name, log in self.reward.logs.items()}
         if config.target_kl is not None:
             logged["beta"] = self.beta
         if self.rule.changes_rate:
@@ -300,12 +304,15 @@ class Trainer:
         """The text of sampled tokens: without the end token that ended it."""
         return decode_text(self.tokenizer, token_ids, self.end_tokens)
 
-    def _scored(self, group: Group, rollout: Rollout, texts: list[str], raw_rewards: Array) -> Scored:
+    def _scored(self, group: Group, rollout: Rollout, rewarded: list[str], raw_rewards: Array) -> Scored:
         """What credit is given by."""
         by_token = np.zeros(group.mask.shape)
         if self.rule.credit == "to-go":
+            first = rollout.prompt_length if self.config.reward_of == COMPLETION else 0
             for place, ids in enumerate(unpadded(rollout)):
-                by_token[place, : len(ids) - 1] = self._token_rewards(ids, texts[place], float(raw_rewards[place]))[1:]
+                found = np.zeros(len(ids))
+                found[first:] = self._token_rewards(ids[first:], rewarded[place], float(raw_rewards[place]))
+                by_token[place, : len(ids) - 1] = found[1:]
         divergence = None if group.divergence is None else group.divergence.double().cpu().numpy()
         return Scored(
             raw_rewards=raw_rewards,

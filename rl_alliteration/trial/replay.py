@@ -18,6 +18,7 @@ from rl_alliteration.foreign import Damaged
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sampling import log_probabilities
+from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.names import find_trial
 from rl_alliteration.results.cards import ModelCard, read_card
 from rl_alliteration.results.parts import model_of, read_part, row_digest
@@ -26,6 +27,7 @@ from rl_alliteration.results.storage import Storage
 from rl_alliteration.rl.advantages import known_algorithm
 from rl_alliteration.rl.rewards import Reward, known_reward
 from rl_alliteration.rl.trainer import Row, Trainer
+from rl_alliteration.rows import rewarded
 from rl_alliteration.trial.checkpoints import CheckpointStore, Torn
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ class StoredTrial:
             )
         reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
         if reward is None:
-            known = {row["text"]: row["raw_reward"] for row in self.rows()}
+            known = {rewarded(row): row["raw_reward"] for row in self.rows()}
             reward = Reward(config.reward, known.__getitem__, config.reward_version)
         torch.set_num_threads(config.threads)
         trainer = Trainer(config, self.loaded, reward, algorithm)
@@ -203,6 +205,10 @@ def export(trial: StoredTrial, trainer: Trainer, folder: Path, card: str) -> Non
     """
     check_new_folder(folder)
     model: Any = trainer.policy.model
+    if trial.config.end_of_turn:  # what ended a text here ends it there
+        model = as_transformers(model)
+        if model.generation_config is not None:
+            model.generation_config.eos_token_id = sorted(trainer.end_tokens)
     try:
         model.save_pretrained(folder, safe_serialization=True)
         trial.loaded.pretrained_tokenizer.save_pretrained(folder)

@@ -100,7 +100,7 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    sweep = resolve(sweep)
+    asked, sweep = sweep, resolve(sweep)
     check_location(sweep.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep)
@@ -111,8 +111,15 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
     trials = with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say)
+    _say_reward_of(asked, console)
     _try_reward(sweep, trials[0].config)
     return Prepared(sweep, trials, loaded, storage)
+
+
+def _say_reward_of(asked: Sweep | Search, console: Screen) -> None:
+    """What --chat has changed, if nobody said it."""
+    if asked.chat and asked.reward_of is None:
+        console.say("the reward is of the completion alone; of prompt and chat template too with --reward-of text")
 
 
 def _try_reward(sweep: Sweep, config: TrialConfig) -> None:
@@ -155,7 +162,7 @@ def execute_search(search: Search, console: Screen) -> Ended:
         UserError: a field is outside of what it accepts, or the cluster cannot give what was asked for.
         Failure: there is no such cluster, or another driver has the experiment.
     """
-    search = resolve_search(search)
+    asked, search = search, resolve_search(search)
     check_location(search.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep_of(search))
@@ -166,6 +173,7 @@ def execute_search(search: Search, console: Screen) -> Ended:
     # Whether prompt and length fit the model, and a trial the machine.
     trials = plan(sweep_of(search), loaded)
     check_memory(sweep_of(search), trials, loaded)
+    _say_reward_of(asked, console)
     _try_reward(sweep_of(search), trials[0].config)
     assert search.experiment is not None
     submission.use_own_token(submission.ray_address(sweep_of(search)))

@@ -13,18 +13,21 @@ import tyro
 
 from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
+    COMPLETION,
     ORIGINAL_GENERATIONS,
     ORIGINAL_GROUP_SIZE,
     SHIPPED_MODELS,
     STUDY_PROMPT,
     STUDY_TOP_K,
+    TEXT,
     TEXTS_VERSION,
     PlannedTrial,
     SharedSettings,
     TrialConfig,
-    check_experiment_name,
 )
 from rl_alliteration.errors import UserError
+from rl_alliteration.identifiers import check_experiment_name
+from rl_alliteration.lm.chat import chat_prompts, end_of_turn
 from rl_alliteration.rl.advantages import ALGORITHMS, get_algorithm
 from rl_alliteration.rl.kl import INITIAL_BETA
 from rl_alliteration.rl.rewards import PER_100_WORDS, REWARDS, get_reward
@@ -89,6 +92,9 @@ class Request:
     Default: "Once upon a time"."""
     prompts: str | None = None
     """A text file of prompts, one per line, instead of --prompt."""
+    reward_of: str | None = None
+    """What is rewarded, measured and shown: the `text`, which is the prompt and what is sampled after it; or the
+    `completion`, which is that alone. Default: text; with --chat completion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +208,7 @@ def resolve(sweep: Sweep) -> Sweep:
         target_kl=unique(sweep.target_kl),
         seed=unique(sweep.seed or preset.seed),
         reward=reward,
+        reward_of=sweep.reward_of if sweep.reward_of is not None else COMPLETION if sweep.chat else TEXT,
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
         learning_rate=unique(sweep.learning_rate or (rate,)),
         group_size=unique(sweep.group_size or preset.group_size),
@@ -212,6 +219,7 @@ def resolve(sweep: Sweep) -> Sweep:
     if resolved.dtype not in (*DTYPES, "auto"):
         raise UserError(f"--dtype: {resolved.dtype!r} is not accepted; give float32, bfloat16 or auto")
     _check_counts(resolved)
+    resolved.check_chat()
     _trials(
         resolved, weights="", tokenizer="", architecture="", texts_version=TEXTS_VERSION
     )  # each TrialConfig checks its own fields
@@ -224,11 +232,13 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
     Raises:
         UserError: prompt and length do not fit the model.
     """
-    prompt_length = max(len(loaded.encode(prompt)) for prompt in sweep.prompt)
+    rendered = chat_prompts(loaded.pretrained_tokenizer, sweep.prompt, sweep)
+    prompt_length = max(map(len, loaded.prompt_ids(sweep.prompt, rendered).values()))
     if sweep.max_length <= prompt_length:
+        template = ", the chat template's included" if sweep.chat else ""
         raise UserError(
-            f"--max-length: {sweep.max_length} leaves nothing to sample after a prompt of {prompt_length} tokens; "
-            f"give at least {prompt_length + 1}"
+            f"--max-length: {sweep.max_length} leaves nothing to sample after a prompt of {prompt_length} tokens"
+            f"{template}; give at least {prompt_length + 1}"
         )
     readable = loaded.longest(sweep.max_length)
     if sweep.max_length > readable:
@@ -243,6 +253,8 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
         tokenizer=loaded.tokenizer_fingerprint,
         architecture=loaded.architecture_fingerprint,
         texts_version=loaded.texts_version,
+        chat_prompts=rendered,
+        end_of_turn=end_of_turn(loaded.pretrained_tokenizer) if sweep.chat else (),
     )
 
 
@@ -286,7 +298,7 @@ def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
 
 def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
     """`model`: the fields of a configuration that say which model it is."""
-    assert sweep.max_generations and sweep.checkpoint_every and sweep.reward is not None
+    assert sweep.max_generations and sweep.checkpoint_every and sweep.reward is not None and sweep.reward_of is not None
     trials: dict[TrialConfig, PlannedTrial] = {}  # once each: an algorithm with a group size of its own takes no other
     for name, target, beta, update, rate, size, seed in itertools.product(
         sweep.algorithm,
@@ -306,6 +318,7 @@ def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
             learning_rate=rate,
             group_size=_group_size(size, name),
             reward=sweep.reward,
+            reward_of=sweep.reward_of,
             reward_version=get_reward(sweep.reward).version,
             prompt=sweep.prompt[0],
             more_prompts=sweep.prompt[1:],

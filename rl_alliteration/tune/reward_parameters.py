@@ -23,6 +23,7 @@ from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.results.storage import Storage, existing_storage
 from rl_alliteration.rl.rewards import get_reward, initial_rarity
 from rl_alliteration.rl.trainer import Trainer
+from rl_alliteration.rows import rewarded
 from rl_alliteration.tune.plan import Sweep, plan, resolve
 
 Table = dict[str, float]
@@ -131,7 +132,7 @@ def _sampled(config: TrialConfig, loaded: LoadedModel) -> list[str]:
     trainer = Trainer(config, loaded, get_reward("alliteration"), None)
     texts: list[str] = []
     while len(texts) < ORIGINAL_GENERATIONS:
-        texts += [row["text"] for row in trainer.step().texts]
+        texts += map(rewarded, trainer.step().texts)
     return texts
 
 

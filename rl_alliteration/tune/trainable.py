@@ -28,7 +28,7 @@ from rl_alliteration.errors import Failure
 from rl_alliteration.results.lease import PATIENCE_SECONDS, Superseded, check_epoch, lease_path, read_lease
 from rl_alliteration.results.storage import Storage, Unavailable, storage_at
 from rl_alliteration.rl.rewards import get_reward
-from rl_alliteration.rows import TrialReport
+from rl_alliteration.rows import TrialReport, rewarded
 
 if TYPE_CHECKING:
     from rl_alliteration.lm.known import Known
@@ -244,7 +244,7 @@ class TrialTrainable(tune.Trainable):
         return self._watch.reason or (SPENT if self._objective is not None and self._objective.spent else "")
 
     def _variety_of_last(self, texts: list[dict[str, Any]]) -> float:
-        self._texts.extend(row["text"] for row in texts)
+        self._texts.extend(map(rewarded, texts))
         if time.monotonic() - self._variety_at > _VARIETY_SECONDS:
             self._variety, self._variety_at = variety(list(self._texts)), time.monotonic()
         return self._variety

@@ -22,10 +22,14 @@ def stopped_at(reasons: list[str], rows: list[dict[str, Any]], chunk: int = 1) -
     return None
 
 
+def row(text: str, reward: float) -> dict[str, Any]:
+    return {"text": text, "reward_of": "text", "reward": reward}
+
+
 def texts(*different: int) -> list[dict[str, Any]]:
     """A window each: so many of its texts have words of their own, the others are one and the same."""
     return [
-        {"text": f"a{index} b{index} c{window}" if index < count else "the tall tree", "reward": 0.0}
+        row(f"a{index} b{index} c{window}" if index < count else "the tall tree", 0.0)
         for window, count in enumerate(different)
         for index in range(WINDOW)
     ]
@@ -53,7 +57,7 @@ def test_collapse(different: tuple[int, ...], at: int | None, chunk: int) -> Non
 def rewarded(means: Sequence[float], seed: int = 0) -> list[dict[str, Any]]:
     """A window for each mean, with noise of deviation 2."""
     noise = np.random.default_rng(seed).normal(0, 2, (len(means), WINDOW))
-    return [{"text": "a b", "reward": mean + more} for mean, row in zip(means, noise, strict=True) for more in row]
+    return [row("a b", mean + more) for mean, window in zip(means, noise, strict=True) for more in window]
 
 
 def test_plateau() -> None:

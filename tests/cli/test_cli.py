@@ -16,7 +16,7 @@ from trials import EXPERIMENT, planned, rows, run_trial
 from rl_alliteration import __version__
 from rl_alliteration.cli.main import COMMANDS
 from rl_alliteration.cli.summaries import highlighted
-from rl_alliteration.config import Sampling, TrialConfig
+from rl_alliteration.config import Chat, Sampling, TrialConfig
 from rl_alliteration.errors import UserError
 from rl_alliteration.handle import open_results
 from rl_alliteration.lm.loading import LoadedModel
@@ -414,7 +414,7 @@ def test_sample_takes_the_settings_of_sampling(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("command", ["sweep", "search", "sample"])
 def test_the_settings_of_sampling_are_flags(command: str) -> None:
     fields = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
-    assert all(fields[field.name] is field for field in dataclasses.fields(Sampling))
+    assert all(fields[field.name] is field for kind in (Sampling, Chat) for field in dataclasses.fields(kind))
 
 
 def test_texts_cannot_drive_a_terminal() -> None:

@@ -12,7 +12,7 @@ from rl_alliteration.results.tensorboard import TEXT_SCALARS, TensorBoardWriter
 
 def test_charts_of_the_kl_penalty_say_that_it_is_minus_the_divergence(tmp_path: Path) -> None:
     writer = TensorBoardWriter(Storage(tmp_path), "tensorboard/e/t", {"beta": 2.0})
-    numbers = dict.fromkeys(TEXT_SCALARS, 1.0) | {"kl_penalty": -0.5, "beta": 2.0, "text": "a"}
+    numbers = dict.fromkeys(TEXT_SCALARS, 1.0) | {"kl_penalty": -0.5, "beta": 2.0, "text": "a", "reward_of": "text"}
     for generation in range(2):
         writer.add([{**numbers, "generation": generation}], None, {})
     writer.flush()

@@ -33,5 +33,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "warm_up": (0, 100),
     "schedule_length": (0, 3600),
     "texts_version": (4, 1),
+    "chat": (False, True),
+    "system_prompt": (None, "", "Rhyme."),
+    "chat_prompts": ((), ("<|user|>a",), ("<|user|>a", "<|user|>b")),
+    "end_of_turn": ((), (1,), (2,)),
+    "reward_of": ("text", "completion"),
 }
 """The last one is no default."""

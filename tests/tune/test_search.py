@@ -54,7 +54,7 @@ def test_the_objective_of_a_trial_is_its_recommended_window(made_up: Storage) ->
     )
     for trial in analysis.trained:
         rows = [
-            {"text": text, "original_lm_cross_entropy": cross_entropy}
+            {"text": text, "reward_of": "text", "original_lm_cross_entropy": cross_entropy}
             for text, cross_entropy in connection.execute(
                 "SELECT text, original_lm_cross_entropy FROM generations WHERE trial_id = $1 ORDER BY generation",
                 [trial.trial_id],
@@ -71,7 +71,7 @@ def test_the_objective_of_a_trial_is_its_recommended_window(made_up: Storage) ->
 
 
 def test_windows_outside_of_the_limits_count_nothing(made_up: Storage) -> None:
-    rows = [{"text": "tall trees tower", "original_lm_cross_entropy": 1.0}] * 100
+    rows = [{"text": "tall trees tower", "reward_of": "text", "original_lm_cross_entropy": 1.0}] * 100
     kept = Limits(variety=0.0, cross_entropy=1.2, nats=0.25, repetition=1.0)
     for changes, expected in (
         ({}, 100 * 2 / 3),
@@ -91,7 +91,7 @@ def test_a_trial_that_stays_outside_of_the_limits_is_spent() -> None:
     spent = []
     for where in windows:
         cross_entropy = 1.0 if where == "i" else 2.0
-        objective.add([{"text": "tall trees", "original_lm_cross_entropy": cross_entropy}] * 100)
+        objective.add([{"text": "tall trees", "reward_of": "text", "original_lm_cross_entropy": cross_entropy}] * 100)
         spent.append(objective.spent)
     assert spent == [False] * 6 + [True]
 

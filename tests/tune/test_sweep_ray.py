@@ -259,7 +259,7 @@ def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(
     watch, end = EarlyStopping(("collapse",)), 0
     for end, (text, reward) in enumerate(reader.run_query(Storage(storage), sql)[1], 1):  # noqa: B007
         assert not watch.reason
-        watch.add([{"text": text, "reward": reward}])
+        watch.add([{"text": text, "reward_of": "text", "reward": reward}])
     assert watch.reason == "collapse" and end < 600  # at the first text that gives the reason
     assert standing() == [("stopped", "collapse", end)]
     kept = sorted(path.name for path in storage.glob("checkpoints/tiny/reinforce*/*"))

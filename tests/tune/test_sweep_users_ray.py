@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import assert_verified, command, flags, texts
+from commands import assert_verified, command, flags, here, texts
+from instruct import instruct_folder
 
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage
@@ -198,3 +199,22 @@ def test_a_core_of_rays_that_dies_as_it_starts_is_told_in_one_line_at_once(
     assert driver.returncode == 1
     assert time.monotonic() - killed < 15
     assert len(err.splitlines()) == 1 and "Ray could not be started on this machine" in err, err
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_an_instruct_model_is_swept_through_its_chat_template(tmp_path: Path) -> None:
+    """And the same command finds its trials again."""
+    model = instruct_folder(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("Tell me a story.\nSay it.\n", encoding="utf-8")
+    sweep = flags(model, tmp_path / "r", "--beta", "3", "--max-generations", "16", "--original-texts", "20", "--chat")
+    sweep += ["--max-length", "60", "--prompts", str(tmp_path / "prompts.txt")]
+    done = here(*sweep)
+    assert done.returncode == 0, done.stderr
+    assert "the reward is of the completion alone" in done.stdout and "assistant" not in done.stdout
+    assert_verified(tmp_path / "r")
+    sql = "SELECT algorithm, count(*), count(DISTINCT prompt) FROM generations WHERE ended GROUP BY ALL ORDER BY 1"
+    ended = reader.run_query(Storage(tmp_path / "r"), sql)[1]
+    assert [(name, prompts) for name, _, prompts in ended] == [("original", 2), ("rloo", 2)]
+    before = texts(tmp_path / "r")
+    assert len(before) == 36
+    assert here(*sweep).returncode == 0 and texts(tmp_path / "r") == before

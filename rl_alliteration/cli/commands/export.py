@@ -17,6 +17,7 @@ from rl_alliteration.errors import UserError
 from rl_alliteration.names import find_trial
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage, open_storage
+from rl_alliteration.rows import rewarded
 from rl_alliteration.terminal import Screen
 
 
@@ -76,7 +77,7 @@ class Export(Command):
                 trainer, checkpoints = averaged(trial, generation, self.average)
             measured = next(found for found in analysis.trials if found.trial_id == chosen)
             rows = trial.rows(max(0, trainer.generation - 3))
-            last = [row["text"] for row in rows if row["generation"] < trainer.generation]
+            last = [rewarded(row) for row in rows if row["generation"] < trainer.generation]
             card = model_card(trial.config, measured, trainer.generation, last, recommendation, checkpoints)
             export(trial, trainer, Path(self.output), card)
         mean = f", the mean of {len(checkpoints)} checkpoints," if checkpoints else ""

@@ -10,10 +10,11 @@ import tyro
 
 from rl_alliteration.cli.commands import STORAGE, Command
 from rl_alliteration.cli.summaries import highlighted
-from rl_alliteration.config import STUDY_PROMPT, Sampling
+from rl_alliteration.config import STUDY_PROMPT, Chat, Sampling
 from rl_alliteration.errors import UserError
+from rl_alliteration.lm.chat import chat_prompts, end_of_turn
 from rl_alliteration.results.storage import open_storage
-from rl_alliteration.setting import checked
+from rl_alliteration.setting import checked, settings_of
 from rl_alliteration.terminal import Screen
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ class Source:
     seed: int = 0
     """Seed of the random numbers."""
     prompt: str = STUDY_PROMPT
-    """What every text begins with."""
+    """What every text begins with; with --chat, the user's message, and the answer alone is shown."""
     tokenizer: str | None = None
     """Hub id or folder of another tokenizer than the model's own."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample(Sampling, Source, Command):  # fields come from the last base first
+class Sample(Chat, Sampling, Source, Command):  # fields come from the last base first
     """Sample texts of a model, or of a trial after any number of its texts; alliterating runs are highlighted."""
 
     place: ClassVar[int] = 90
@@ -58,16 +59,20 @@ class Sample(Sampling, Source, Command):  # fields come from the last base first
 
         if self.number < 1:
             raise UserError(f"-n: {self.number} is not accepted; give 1 or more")
-        sampling = Sampling(**checked(self))
+        self.check_chat()
+        values = checked(self)
+        sampling = Sampling(**{name: values[name] for name in settings_of(Sampling)})
         console = Screen()
         loaded, model = self._model(console)
         prompt = self._prompt(loaded)
+        end_tokens = loaded.end_tokens.union(end_of_turn(loaded.pretrained_tokenizer) if self.chat else ())
+        first_shown = len(prompt) if self.chat else 0
         for first in range(0, self.number, _SIDE_BY_SIDE):
             count = min(_SIDE_BY_SIDE, self.number - first)
             chances = uniforms(self.seed, first, count, self.max_length)
-            rollout = sample(model, prompt, chances, end_tokens=loaded.end_tokens, sampling=sampling)
+            rollout = sample(model, prompt, chances, end_tokens=end_tokens, sampling=sampling)
             for ids, length in zip(rollout.token_ids.tolist(), rollout.lengths, strict=True):
-                text = decode_text(loaded.tokenizer, ids[:length], loaded.end_tokens)
+                text = decode_text(loaded.tokenizer, ids[first_shown:length], end_tokens)
                 console.print(highlighted(text), soft_wrap=True)
                 console.print()
         return 0
@@ -94,10 +99,12 @@ class Sample(Sampling, Source, Command):  # fields come from the last base first
 
     def _prompt(self, loaded: LoadedModel) -> list[int]:
         """The prompt's tokens, which leave room for a text."""
-        prompt = loaded.encode(self.prompt)
+        rendered = chat_prompts(loaded.pretrained_tokenizer, (self.prompt,), self)
+        (prompt,) = loaded.prompt_ids((self.prompt,), rendered).values()
         given = f"--max-length: {self.max_length}"
         if self.max_length <= len(prompt):
-            raise UserError(f"{given} is not accepted; give the prompt's {len(prompt)} and more")
+            template = ", with its chat template," if self.chat else ""
+            raise UserError(f"{given} is not accepted; give the prompt's {len(prompt)}{template} and more")
         if self.max_length > (readable := loaded.longest(self.max_length)):
             raise UserError(f"{given} is beyond what the model can read; give up to {readable}")
         if not 0 <= self.seed < 2**63:
