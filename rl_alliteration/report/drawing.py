@@ -162,9 +162,9 @@ def _draw(axes: Any, figure: Figure) -> None:
             axes.errorbar(list(series.x), series.y, yerr=away, fmt="none", ecolor=series.colour, capsize=3)
         if _in_legend(series):
             handles.setdefault(series.name, drawn)
-    low, high = figure.view[1] if figure.view is not None else (-math.inf, math.inf)
+    bottom_seen, top_seen = figure.view[1] if figure.view is not None else (-math.inf, math.inf)
     for name, y in figure.references:
-        if not low <= y <= high:  # matplotlib would make room for its name
+        if not bottom_seen <= y <= top_seen:  # matplotlib would make room for its name
             continue
         axes.axhline(y, color=GREY, linestyle=":", linewidth=1)
         axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=GREY)
