@@ -13,6 +13,8 @@ from rl_alliteration.analysis.types import WINDOW
 COLLAPSE, PLATEAU = "collapse", "plateau"
 HALVING = "halving"
 """Why a search stops a trial: others that had come as far had better windows."""
+SEED_FAILED = "a seed failed"
+"""Why a search stops the other seeds of a setting: they cannot judge it without that one."""
 
 PLATEAU_MEAN = 3
 PLATEAU_PATIENCE = 10
