@@ -30,10 +30,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import study
-from scipy import stats
 
 from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.rules import collapsed, keeps_sense, keeps_variety
+from rl_alliteration.analysis.seeds import student
 from rl_alliteration.analysis.types import FINAL_TEXTS, Original, Trial
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import open_storage
@@ -70,11 +70,7 @@ def has_collapsed(trial: Trial) -> bool:
 
 def interval(values: Sequence[float]) -> str:
     """Mean and, of several, its interval of 95% by Student's t."""
-    if len(values) < 2:
-        return f"{values[0]:.1f} (one seed)"
-    middle = statistics.mean(values)
-    width = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{middle:.1f} [{middle - width:.1f}, {middle + width:.1f}]"
+    return student(values).told(".1f")
 
 
 def by_beta(found: Sequence[Trial], betas: Sequence[float]) -> list[str]:

@@ -85,7 +85,7 @@ class BestOfN:
         weights = self.weights(n)
         value = float(weights @ numbers)
         if n > 1 and n > count * SHARE_FOR_INTERVALS:
-            return Estimate(value, float("nan"), float("nan"))
+            return Estimate(value)
         # A text moves the estimate by moving F, and within its level of reward by its own number.
         of_level = np.bincount(self._level, numbers) / self._counts
         share = self._ends / count

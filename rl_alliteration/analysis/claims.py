@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_alliteration.analysis import more_seeds
 from rl_alliteration.analysis.alliteration import top_letters_share
 from rl_alliteration.analysis.rules import KEEP_VARIETY, collapse_of, collapsed, keeps_variety
-from rl_alliteration.analysis.seeds import Estimate, difference, estimate, resampled
+from rl_alliteration.analysis.seeds import ONE_SEED, Estimate, difference, estimate, of_draws, resampled, several
 from rl_alliteration.analysis.types import Analysis, Original, Trial
 from rl_alliteration.analysis.words import Reals
 from rl_alliteration.terminal import one_line
@@ -34,27 +36,45 @@ LETTERS_SHARE = 0.5
 """… and more than what share of it."""
 
 NO_DATA = "no data"
-TITLES = ("finding", "rule", "figure", "holds")
+TITLES = ("finding", "rule", "figure", "holds", "more seeds")
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A finding of the study, and whether it holds here; None: there are no data to say."""
+    """A finding of the study, and whether it holds here."""
 
     finding: str
     rule: str
-    figure: str
-    holds: bool | None
+    figure: str = NO_DATA
+    holds: bool | None = None
+    """None: there are no data to say, or one seed, which has no interval where the rule asks for one."""
+    more: float | None = None
+    """How many more seeds, of each setting, would put its figure clear of what the rule holds it against
+    (`more_seeds`); None for rules that ask for each seed or for one, and where seeds have no say."""
 
     @property
     def cells(self) -> tuple[str, ...]:
         """Of a table with `TITLES`."""
-        return self.finding, self.rule, self.figure, self.verdict
+        return self.finding, self.rule, self.figure, self.verdict, more_seeds.words(self.more)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there are any."""
+        return self.figure != NO_DATA
 
     @property
     def verdict(self) -> str:
         """In a word or two."""
-        return NO_DATA if self.holds is None else "holds" if self.holds else "does not hold"
+        if self.holds is None:
+            return ONE_SEED if self.has_data else NO_DATA
+        return "holds" if self.holds else "does not hold"
+
+
+def _by_interval(finding: str, rule: str, figure: str, found: Estimate, holds: bool, more: float) -> Claim:
+    """What a rule says that asks for an interval: nothing without one."""
+    if math.isnan(found.value):
+        return Claim(finding, rule)
+    return Claim(finding, rule, figure, holds if found.has_interval else None, more)
 
 
 def check_claims(analysis: Analysis) -> list[Claim]:
@@ -110,6 +130,10 @@ class BetaSweep:
         """The interquartile mean of these."""
         return estimate([self.final(metric, beta)])
 
+    def seeds(self, *betas: float) -> int:
+        """Of that of these betas, by default all, which has most."""
+        return max(len(self.by_beta[beta]) for beta in betas or self.betas)
+
     def collapses(self, beta: float) -> bool:
         """Whether most of its seeds have collapsed by the length of the sweep."""
         trials = self.by_beta[beta]
@@ -142,7 +166,7 @@ def _original(trials: Sequence[Trial]) -> list[Claim]:
     found: Original | None = next((trial.original for trial in trials), None)
     finding = "The unmodified model alliterates little"
     if found is None:
-        return [Claim(finding, rule, NO_DATA, None)]
+        return [Claim(finding, rule)]
     possible = found.metrics["num_words"] - 1
     figure = f"{found.raw_reward} of {possible:.0f} possible"
     return [Claim(finding, rule, figure, found.raw_reward.high < ORIGINAL_BELOW)]
@@ -155,14 +179,14 @@ def _reinforce(trials: Sequence[Trial]) -> list[Claim]:
     )
     findings = ("REINFORCE fixates (reward a_words)", "REINFORCE: not every seed on a good text")
     if not trials:
-        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+        return [Claim(*texts) for texts in zip(findings, rules, strict=True)]
     variety = [trial.final("variety") for trial in trials]
     fixated = sum(value < FIXATED_VARIETY for value in variety)
     stuck = _stuck(trials)
     rewards = _listed([trial.final("raw_reward") for trial in trials])
     return [
         Claim(findings[0], rules[0], f"{fixated} of {len(trials)} seeds fixated; variety {estimate([variety])}",
-              2 * fixated > len(trials)),
+              2 * fixated > len(trials), more_seeds.for_share(fixated, len(trials))),
         Claim(findings[1], rules[1], f"{stuck} of {len(trials)} seeds stuck low; final rewards {rewards}", stuck > 0),
     ]  # fmt: skip
 
@@ -175,16 +199,17 @@ def _rloo(letters: Sequence[Trial]) -> list[Claim]:
     )
     findings = ("RLOO ends above REINFORCE (reward a_words)", "RLOO: no seed is stuck low")
     if not rloo or not reinforce:
-        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+        return [Claim(*texts) for texts in zip(findings, rules, strict=True)]
     final = {name: [t.final("raw_reward") for t in trials]
              for name, trials in (("rloo", rloo), ("reinforce", reinforce))}  # fmt: skip
     more = difference(final["rloo"], final["reinforce"])
     stuck = _stuck(rloo)
     listed = _listed(final["rloo"])
     return [
-        Claim(findings[0], rules[0], f"{more} more", more.low > 0),
+        _by_interval(findings[0], rules[0], f"{more} more", more, more.low > 0,
+                     more_seeds.for_threshold(more, 0, max(len(rloo), len(reinforce)))),
         Claim(findings[1], rules[1], f"{stuck} of {len(rloo)} seeds stuck low; final rewards {listed}", stuck == 0),
-    ]
+    ]  # fmt: skip
 
 
 def _without_penalty(sweep: BetaSweep) -> list[Claim]:
@@ -194,13 +219,14 @@ def _without_penalty(sweep: BetaSweep) -> list[Claim]:
         f"{GREATEST_SHARE:g}"
     )
     if 0.0 not in sweep.by_beta:
-        return [Claim(finding, rule, NO_DATA, None)]
+        return [Claim(finding, rule)]
     trials = sweep.by_beta[0.0]
     rewards, words = sweep.final("raw_reward", 0.0), sweep.final("num_words", 0.0)
     share = estimate([[reward / (count - 1) for reward, count in zip(rewards, words, strict=True)]])
     fallen = sum(collapse_of(trial, sweep.length) is not None for trial in trials)
     figure = f"{fallen} of {len(trials)} seeds collapse; share {share}"
-    return [Claim(finding, rule, figure, fallen == len(trials) and share.value >= GREATEST_SHARE)]
+    more = more_seeds.for_threshold(share, GREATEST_SHARE, len(trials)) if fallen == len(trials) else None
+    return [Claim(finding, rule, figure, fallen == len(trials) and share.value >= GREATEST_SHARE, more)]
 
 
 def _rewards_by_beta(sweep: BetaSweep) -> list[Claim]:
@@ -210,7 +236,7 @@ def _rewards_by_beta(sweep: BetaSweep) -> list[Claim]:
         "interquartile mean of the final raw reward, lowest of all at the largest beta",
     )
     if not sweep.collapsing or not sweep.others:
-        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+        return [Claim(*texts) for texts in zip(findings, rules, strict=True)]
     fallen, standing = (
         statistics.median(value for beta in betas for value in sweep.final("raw_reward", beta))
         for betas in (sweep.collapsing, sweep.others)
@@ -218,10 +244,13 @@ def _rewards_by_beta(sweep: BetaSweep) -> list[Claim]:
     means = {beta: sweep.estimate("raw_reward", beta) for beta in sweep.betas}
     lowest = min(means, key=lambda beta: means[beta].value)
     largest = max(means)
+    beside = min((beta for beta in means if beta != largest), key=lambda beta: means[beta].value)
+    apart = difference(sweep.final("raw_reward", beside), sweep.final("raw_reward", largest))
+    more = more_seeds.for_threshold(apart, 0, sweep.seeds(beside, largest))
     figure = f"beta {largest:g}: {means[largest]}; lowest at beta {lowest:g}: {means[lowest]}"
     return [
         Claim(findings[0], rules[0], f"{fallen:.1f} against {standing:.1f}", fallen > standing),
-        Claim(findings[1], rules[1], figure, lowest == largest),
+        Claim(findings[1], rules[1], figure, lowest == largest, more),
     ]
 
 
@@ -229,12 +258,13 @@ def _kl_by_beta(sweep: BetaSweep) -> list[Claim]:
     finding = "A larger beta holds the KL penalty down"
     rule = f"Spearman correlation of beta and |KL penalty|, over means of seeds, at most {KL_CORRELATION:g}"
     if len(sweep.betas) < 3:
-        return [Claim(finding, rule, NO_DATA, None)]
+        return [Claim(finding, rule)]
     values = [np.abs(sweep.final("kl_penalty", beta)) for beta in sweep.betas]
     correlation = float(spearman(np.array([[value.mean() for value in values]]))[0])
     drawn = spearman(np.stack([resampled(value, k).mean(axis=1) for k, value in enumerate(values)], axis=1))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return [Claim(finding, rule, str(Estimate(correlation, float(low), float(high))), correlation <= KL_CORRELATION)]
+    found = of_draws(correlation, drawn) if several(values) else Estimate(correlation)
+    more = more_seeds.for_threshold(found, KL_CORRELATION, sweep.seeds())
+    return [Claim(finding, rule, str(found), correlation <= KL_CORRELATION, more)]
 
 
 def _grammar(sweep: BetaSweep) -> list[Claim]:
@@ -244,16 +274,20 @@ def _grammar(sweep: BetaSweep) -> list[Claim]:
         "interval of its final repetition above the original's",
     )
     if 0.0 not in sweep.by_beta or len(sweep.betas) < 2:
-        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+        return [Claim(*texts) for texts in zip(findings, rules, strict=True)]
     largest = max(sweep.betas)
     original = sweep.by_beta[largest][0].original
     assert original is not None
     base, kept, lost = original.repetition, sweep.estimate("repetition", largest), sweep.estimate("repetition", 0.0)
     overlap = kept.low <= base.high and base.low <= kept.high
+    nearest = min(max(kept.value, base.low), base.high)
+    inside = nearest == kept.value and kept.has_interval  # then it stays there, however narrow
     return [
-        Claim(findings[0], rules[0], f"beta {largest:g}: {kept}; original: {base}", overlap),
-        Claim(findings[1], rules[1], f"{lost}; original: {base}", lost.low > base.high),
-    ]
+        _by_interval(findings[0], rules[0], f"beta {largest:g}: {kept}; original: {base}", kept, overlap,
+                     0 if inside else more_seeds.for_threshold(kept, nearest, sweep.seeds(largest))),
+        _by_interval(findings[1], rules[1], f"{lost}; original: {base}", lost, lost.low > base.high,
+                     more_seeds.for_threshold(lost, base.high, sweep.seeds(0.0))),
+    ]  # fmt: skip
 
 
 def _step(sweep: BetaSweep) -> list[Claim]:
@@ -263,14 +297,16 @@ def _step(sweep: BetaSweep) -> list[Claim]:
         "does not, and all of them are smaller"
     )
     if not sweep.collapsing or not sweep.others:
-        return [Claim(finding, rule, NO_DATA, None)]
+        return [Claim(finding, rule)]
     upper = max(sweep.collapsing, key=lambda beta: sweep.estimate("variety", beta).value)
     lower = min(sweep.others, key=lambda beta: sweep.estimate("variety", beta).value)
     below, above = sweep.estimate("variety", upper), sweep.estimate("variety", lower)
     ordered = max(sweep.collapsing) < min(sweep.others)
     where = f"between beta {max(sweep.collapsing):g} and {min(sweep.others):g}" if ordered else "betas not in order"
     figure = f"{where}: at most {below} (beta {upper:g}), at least {above} (beta {lower:g})"
-    return [Claim(finding, rule, figure, ordered and above.value - below.value >= VARIETY_STEP)]
+    apart = difference(sweep.final("variety", lower), sweep.final("variety", upper))
+    more = more_seeds.for_threshold(apart, VARIETY_STEP, sweep.seeds(lower, upper)) if ordered else None
+    return [Claim(finding, rule, figure, ordered and above.value - below.value >= VARIETY_STEP, more)]
 
 
 def _extended(sweep: BetaSweep) -> list[Claim]:
@@ -286,16 +322,16 @@ def _extended(sweep: BetaSweep) -> list[Claim]:
     beta = min(sweep.others, default=None)
     extended = [t for t in sweep.by_beta.get(beta, []) if t.max_generations > sweep.length] if beta is not None else []
     if not extended:
-        return [Claim(*texts, NO_DATA, None) for texts in zip(findings, rules, strict=True)]
+        return [Claim(*texts) for texts in zip(findings, rules, strict=True)]
     fallen = [trial.collapse for trial in extended if trial.collapse is not None]
     best = [value for value in map(_best_before_collapse, extended) if value is not None]
     at = f", at {_listed(fallen, 0)}" if fallen else ""
     most = f"; most per 100 words: {_listed(best)}" if best else ""
     return [
         Claim(findings[0], rules[0], f"beta {beta:g}: {len(fallen)} of {len(extended)} seeds{at}",
-              2 * len(fallen) > len(extended)),
+              2 * len(fallen) > len(extended), more_seeds.for_share(len(fallen), len(extended))),
         Claim(findings[1], rules[1], f"beta {beta:g}: {len(best)} of {len(extended)} seeds{most}",
-              2 * len(best) > len(extended)),
+              2 * len(best) > len(extended), more_seeds.for_share(len(best), len(extended))),
     ]  # fmt: skip
 
 
@@ -316,12 +352,13 @@ def _letters(sweep: BetaSweep) -> list[Claim]:
         f"within betas) above {LETTERS_SHARE:g}"
     )
     if not sweep.betas:
-        return [Claim(finding, rule, NO_DATA, None)]
+        return [Claim(finding, rule)]
     shares = {beta: [_letter_share(trial, sweep.length) for trial in sweep.by_beta[beta]] for beta in sweep.betas}
     every = estimate(list(shares.values()))
     standing = estimate([shares[beta] for beta in sweep.others])
     figure = f"{every}; without the betas that collapse {standing}"
-    return [Claim(finding, rule, figure, every.low > LETTERS_SHARE)]
+    more = more_seeds.for_threshold(every, LETTERS_SHARE, sweep.seeds())
+    return [_by_interval(finding, rule, figure, every, every.low > LETTERS_SHARE, more)]
 
 
 def _letter_share(trial: Trial, length: int) -> float:

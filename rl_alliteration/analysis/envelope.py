@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_alliteration.analysis.seeds import LEVEL, RESAMPLES, Estimate
+from rl_alliteration.analysis.seeds import RESAMPLES, Estimate, of_draws, several
 
 Reals = NDArray[np.float64]
 
@@ -163,16 +163,15 @@ def _transition(
     settings: dict[str, list[int]] = {}
     for setting, trial in dict.fromkeys((window.setting, window.trial) for window in windows):
         settings.setdefault(setting, []).append(number[trial])
-    if all(len(own) == 1 for own in settings.values()):
-        return Estimate(value, float("nan"), float("nan"))
+    if not several(settings.values()):
+        return Estimate(value)
     generator = np.random.Generator(np.random.Philox([len(trials)]))
     picks = np.concatenate(
         [np.array(own)[generator.integers(len(own), size=(RESAMPLES, len(own)))] for own in settings.values()], axis=1
     )
     sets = [np.unique(own) for own in picks]
     drawn = [_last_crossing(collapsed[own].max(axis=0) - varied[own].max(axis=0), betas) for own in sets]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
-    return Estimate(value, float(low), float(high))
+    return of_draws(value, np.array(drawn), "inverted_cdf")
 
 
 def _last_crossing(lead: Reals, betas: Reals) -> float:

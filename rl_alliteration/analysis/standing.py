@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rl_alliteration.analysis.best_of_n import NORMAL, BestOfN
-from rl_alliteration.analysis.seeds import LEVEL, NOTHING, RESAMPLES, Estimate, estimate, mean, resampled
+from rl_alliteration.analysis.seeds import NOTHING, RESAMPLES, Estimate, estimate, mean, of_draws, resampled
 
 Reals = NDArray[np.float64]
 
@@ -71,20 +71,14 @@ def _against(raw: Reals, nats: Reals, original: BestOfN) -> tuple[Estimate, Esti
     """`worth` and `wasted` of a window."""
     worth = float(original.worth(raw.mean())) if len(raw) else float("nan")
     if not np.isfinite(worth):
-        return Estimate(worth, float("nan"), float("nan")), NOTHING
+        return Estimate(worth), NOTHING
     wasted = float(nats.mean() - original.kl_needed(raw.mean()))
     of_original = original.mean(worth)
     error = (of_original.high - of_original.low) / (2 * NORMAL)
     if np.isnan(error):
-        nan = float("nan")
-        return Estimate(worth, nan, nan), Estimate(wasted, nan, nan)
+        return Estimate(worth), Estimate(wasted)
     # One draw of texts for both numbers: rewards and nats of one text belong together.
     noise = np.random.Generator(np.random.Philox([len(raw)])).normal(0.0, error, RESAMPLES)
     drawn = mean(resampled(raw)) + noise
-    many = _interval(worth, original.worth(drawn))
-    return many, _interval(wasted, mean(resampled(nats)) - original.kl_needed(drawn))
-
-
-def _interval(value: float, drawn: Reals) -> Estimate:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")  # some may be infinite
-    return Estimate(value, float(low), float(high))
+    many = of_draws(worth, original.worth(drawn), "inverted_cdf")  # some may be infinite
+    return many, of_draws(wasted, mean(resampled(nats)) - original.kl_needed(drawn), "inverted_cdf")

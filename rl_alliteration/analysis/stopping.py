@@ -14,6 +14,8 @@ from rl_alliteration.rows import rewarded
 COLLAPSE, PLATEAU = "collapse", "plateau"
 HALVING = "halving"
 """Why a search stops a trial: others that had come as far had better windows."""
+SEED_FAILED = "a seed failed"
+"""Why a search stops the other seeds of a setting: they cannot judge it without that one."""
 
 PLATEAU_MEAN = 3
 PLATEAU_PATIENCE = 10

@@ -9,7 +9,7 @@ import numpy as np
 
 from rl_alliteration.analysis.envelope import Envelope, EnvelopeWindow, envelope
 from rl_alliteration.analysis.rules import keeps_sense, lost_variety
-from rl_alliteration.analysis.seeds import NOTHING, Estimate, estimate
+from rl_alliteration.analysis.seeds import Estimate, estimate
 from rl_alliteration.analysis.tilted import Optimum, at_least, optimum
 from rl_alliteration.analysis.types import Original, Trial
 from rl_alliteration.analysis.words import Reals
@@ -92,20 +92,13 @@ def setting_worth(trials: Sequence[Trial]) -> SettingWorth:
     wasted = np.array([float(_wasted(trial, *ends)) for trial, *ends in zip(trials, raw, kl, strict=True)])
     return SettingWorth(
         len(trials),
-        over_seeds([trial.final("objective") for trial in trials]),
+        estimate([[trial.final("objective") for trial in trials]]),
         original.raw_reward,
-        over_seeds(kl),
-        over_seeds(wasted),
-        over_seeds(worth),
+        estimate([kl]),
+        estimate([wasted]),
+        estimate([worth]),
         int((np.isnan(worth) & np.isfinite(raw)).sum()),
     )
-
-
-def over_seeds(values: Sequence[float] | Reals) -> Estimate:
-    """The interquartile mean of finite values, and its interval if there are two or more."""
-    numbers = np.asarray(values, dtype=np.float64)
-    found = estimate([numbers])
-    return found if np.isfinite(numbers).sum() > 1 else dataclasses.replace(NOTHING, value=found.value)
 
 
 # --- the optimum -------------------------------------------------------------------------------------------------

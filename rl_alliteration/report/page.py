@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.claims import check_claims
 from rl_alliteration.analysis.frontier import NEW_TEXTS
+from rl_alliteration.analysis.more_seeds import words
 from rl_alliteration.analysis.rules import COLLAPSE_NOTE, KEEP_VARIETY, SENSE_NATS
 from rl_alliteration.analysis.types import FINAL_TEXTS, WINDOW, Analysis, Trial
 from rl_alliteration.report import settings
@@ -165,13 +166,14 @@ def _recommendation(shown: Shown) -> str:
 
 
 def _claims(analysis: Analysis) -> list[dict[str, str]]:
-    """The study's findings, where there are data to check each of them."""
+    """The study's findings, where there are data for each of them; of one seed, some are undecided."""
     claims = check_claims(analysis)
-    if any(claim.holds is None for claim in claims):
+    if not all(claim.has_data for claim in claims):
         return []
+    css = {True: "good", False: "bad", None: "soft"}
     return [
         {"finding": claim.finding, "rule": claim.rule, "figure": claim.figure, "verdict": claim.verdict,
-         "css": "good" if claim.holds else "bad"}
+         "more": words(claim.more), "css": css[claim.holds]}
         for claim in claims
     ]  # fmt: skip
 

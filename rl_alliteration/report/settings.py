@@ -6,7 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from rl_alliteration.analysis.seeds import Estimate
+from rl_alliteration.analysis.more_seeds import for_threshold, words
+from rl_alliteration.analysis.seeds import ONE_SEED
 from rl_alliteration.analysis.types import Original, Trial
 from rl_alliteration.analysis.worth import SettingWorth, by_original, possible, setting_worth
 from rl_alliteration.report.base import Shown, settings_of
@@ -23,29 +24,30 @@ class SettingRow:
 
 
 def _seeds(row: SettingRow) -> str:
-    return "one seed" if row.worth.seeds == 1 else str(row.worth.seeds)
+    return ONE_SEED if row.worth.seeds == 1 else str(row.worth.seeds)
 
 
-def _estimate(found: Estimate, digits: int) -> str:
-    """`5.2 [5.0, 5.4]`, without an interval where there is none."""
-    if not math.isfinite(found.value):
+def _more_seeds(row: SettingRow) -> str:
+    """That would tell J from J0."""
+    of_seeds, nothing = row.worth.objective, row.worth.nothing
+    if not of_seeds.has_interval:
         return "–"
-    interval = f" [{found.low:z.{digits}f}, {found.high:z.{digits}f}]" if math.isfinite(found.low) else ""
-    return f"{found.value:z.{digits}f}{interval}"
+    more = for_threshold(of_seeds, nothing.value, row.worth.seeds, (nothing.high - nothing.low) / 2)
+    return words(more) if more else "told apart"
 
 
 def _worth(row: SettingRow) -> str:
     """Also of the seeds that have more than the original's texts can tell."""
     worth, texts = row.worth, f"over {len(row.original.rewards):,}"
     if not worth.beyond:
-        return _estimate(worth.worth, 1)
+        return worth.worth.told("z.1f")
     if worth.beyond == worth.seeds:
         return texts
-    return f"{texts} in {worth.beyond} of {worth.seeds} seeds; else {_estimate(worth.worth, 1)}"
+    return f"{texts} in {worth.beyond} of {worth.seeds} seeds; else {worth.worth.told('z.1f')}"
 
 
 def _wasted(row: SettingRow) -> str:
-    told = _estimate(row.worth.wasted, 1)
+    told = row.worth.wasted.told("z.1f")
     beyond = row.worth.beyond
     return f"{told} ({row.worth.seeds - beyond} of {row.worth.seeds} seeds)" if beyond and told != "–" else told
 
@@ -60,15 +62,16 @@ def _optimum(row: SettingRow) -> str:
     if found.optimum is None:
         return bound
     sample = f"effective sample {found.optimum.effective_sample:,.0f}"
-    return f"{bound}; estimate {_estimate(found.optimum.objective, 1)}, {sample}"
+    return f"{bound}; estimate {found.optimum.objective.told('z.1f')}, {sample}"
 
 
 COLUMNS: tuple[tuple[str, Callable[[SettingRow], str]], ...] = (
     ("seeds", _seeds),
-    ("J", lambda row: _estimate(row.worth.objective, 1)),
-    ("J0, doing nothing", lambda row: _estimate(row.worth.nothing, 2)),
+    ("J", lambda row: row.worth.objective.told("z.1f")),
+    ("J0, doing nothing", lambda row: row.worth.nothing.told("z.2f")),
+    ("more seeds", _more_seeds),
     ("J*, the optimum", _optimum),
-    ("KL, nats a text", lambda row: _estimate(row.worth.kl, 1)),
+    ("KL, nats a text", lambda row: row.worth.kl.told("z.1f")),
     ("nats wasted", _wasted),
     ("worth best-of", _worth),
 )

@@ -126,7 +126,8 @@ class Follower(tune.Callback):
         self._latest: dict[str, TrialReport] = {}
         self._diverged: set[str] = set()
         self._ended: set[str] = set()
-        self._lagging: set[str] = set()
+        self._useless: dict[str, str] = {}
+        """Trials that a search has no more use for, and why."""
         self._published: set[str] = set()
         self._looked = 0.0
         self.proposals: Proposals | None = None
@@ -146,14 +147,14 @@ class Follower(tune.Callback):
         self._append(name, schema.PLANNED, generations=found.generations)
 
     def lags(self, result: Mapping[str, Any]) -> bool:
-        """Whether a search has seen better than this trial."""
+        """Whether a search has no more use for this trial."""
         if self.proposals is None:
             return False
         report = TrialReport.of_result(result)
-        if not self.proposals.lags(report.name, report.best):
-            return False
-        self._lagging.add(report.name)
-        return True
+        reason = self.proposals.lags(report.name, report.best)
+        if reason:
+            self._useless[report.name] = reason
+        return bool(reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks to restore them; a sweep is never restored from Tune's files
@@ -190,14 +191,14 @@ class Follower(tune.Callback):
         elif report.generations >= self._found[name].trial.max_generations:
             self._append(name, schema.FINISHED, generations=report.generations)
         else:
-            reason = report.stopped or (HALVING if name in self._lagging else self._stop.reason)
+            reason = report.stopped or self._useless.get(name, self._stop.reason)
             if not reason:
                 self.errors[name] = "it ended before its end, and nothing says why; run the same command again"
             self._append(name, schema.STOPPED, generations=report.generations, reason=reason)
             if reason == self._stop.reason:
                 return  # to be continued
         if self.proposals is not None:
-            halved = name in self._lagging
+            halved = self._useless.get(name) == HALVING
             self.proposals.end(name, report.best, report.generations, failed=bool(error), halved=halved)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

@@ -37,16 +37,17 @@ from rl_alliteration.tune.cluster import (
     ending_with_ray,
     local_resources,
 )
+from rl_alliteration.tune.history import history
 from rl_alliteration.tune.losses import Losses
 from rl_alliteration.tune.metrics import provide_dashboard
 from rl_alliteration.tune.notices import tell
 from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, plan, stop_reasons
 from rl_alliteration.tune.progress import Progress
-from rl_alliteration.tune.proposals import Proposals, history
+from rl_alliteration.tune.proposals import Proposals
 from rl_alliteration.tune.restore import restore_files, store_model
 from rl_alliteration.tune.resume import Found, Standing, find
 from rl_alliteration.tune.reward_parameters import with_reward_parameters
-from rl_alliteration.tune.search import Choice, Search, space_of, sweep_of
+from rl_alliteration.tune.search import Choice, Search, seeds_of, space_of, sweep_of
 from rl_alliteration.tune.sending import credentials, to_send, working_directory
 from rl_alliteration.tune.signals import StopRequest
 from rl_alliteration.tune.submission import new_run_id, ray_address
@@ -126,8 +127,8 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
     sweep = sweep_of(search)
     budget = Budget(search.max_hours, search.max_device_hours)
 
-    def planned(choice: Choice, length: int) -> PlannedTrial:
-        one = sweep_of(search, choice, length)
+    def planned(choice: Choice, length: int, seed: int) -> PlannedTrial:
+        one = sweep_of(search, choice, length, seed)
         return with_reward_parameters(plan(one, loaded), loaded, one, say)[1]
 
     def say(message: str) -> None:
@@ -152,13 +153,14 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
             proposals = Proposals(
                 space_of(search),
                 planned,
-                seed=search.seed,
+                seeds=seeds_of(search),
                 trials=search.trials,
                 max_generations=search.max_generations,
                 max_texts=search.max_texts,
                 past=past,
             )
-            told = f"{search.trials} trials" + (f", {search.max_texts:,} texts at most" if search.max_texts else "")
+            told = f"{search.trials} trials" + (f", {search.seeds} seeds a setting" if search.seeds > 1 else "")
+            told += f", {search.max_texts:,} texts at most" if search.max_texts else ""
             say(f"{search.experiment}: search, {told}; {len(past)} trials are there, results in {storage}")
             with _cluster(sweep, storage, stop, console) as available:
                 run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available, budget)

@@ -30,6 +30,7 @@ LEAST = FIRST_RUNG * WINDOW
 """Texts that must be left for a new trial to begin, if its own length is not less."""
 GREATEST = 1e6
 """Of a range's ends."""
+MOST_SEEDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,11 @@ class Search(Common):
     """Texts per update to choose among, where an algorithm compares texts. Default: 10."""
     seed: int = 0
     """Of all trials, and of the proposals."""
+    seeds: int = 1
+    """How many seeds a setting is judged by, by the mean of them: --seed and those after it, each a trial. They are the
+    same for all settings."""
     trials: int | None = None
-    """How many in all, those of earlier runs among them. Default: 24."""
+    """How many in all, those of earlier runs among them; a multiple of --seeds. Default: 24, or the next."""
     max_texts: int | None = None
     """How many texts all trials together may have, the original's aside. Default: as many as they take."""
     keep_variety: float = KEEP_VARIETY
@@ -157,12 +161,14 @@ def resolve_search(search: Search) -> Search:
     length = search.max_generations
     if length is None:
         length = preset.max_generations if preset else 3600
+    if not 1 <= search.seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds: {search.seeds} is not accepted; give 1 to {MOST_SEEDS}")
     common = {field.name: getattr(search, field.name) for field in dataclasses.fields(Common)}
     common |= {"preset": None, "experiment": search.experiment or search.preset, "max_generations": length}
     sizes = search.group_size or (preset.group_size if preset else (10,))
     sweep = resolve(  # checks what a search has in common with a sweep, of each range the ends
         Sweep(
-            **common, algorithm=algorithms, beta=beta, seed=(search.seed,), learning_rate=search.learning_rate,
+            **common, algorithm=algorithms, beta=beta, seed=seeds_of(search), learning_rate=search.learning_rate,
             group_size=sizes,
         )
     )  # fmt: skip
@@ -176,15 +182,20 @@ def resolve_search(search: Search) -> Search:
         )
     for flag, value, least in (
         ("trials", search.trials, 1),
-        ("max-texts", search.max_texts, min(LEAST, length)),
+        ("max-texts", search.max_texts, search.seeds * min(LEAST, length)),
         ("original-texts", search.original_texts, WINDOW),  # its limits are those of a window of the original
     ):
         if value is not None and value < least:
             raise UserError(f"--{flag}: {value} is not accepted; give {least} or more")
+    trials = search.trials or _multiple(preset.trials if preset else 24, search.seeds)
+    if trials % search.seeds:
+        raise UserError(
+            f"--trials: {trials} is no multiple of --seeds {search.seeds}; give {_multiple(trials, search.seeds)}"
+        )
     if length % WINDOW:
         raise UserError(
             f"--max-generations: {length} is no multiple of {WINDOW}, the texts of a window; "
-            f"give {math.ceil(length / WINDOW) * WINDOW}"
+            f"give {_multiple(length, WINDOW)}"
         )
     if search.max_texts or preset:  # what is left of them may make a trial shorter
         for update in updates(sweep):
@@ -198,13 +209,23 @@ def resolve_search(search: Search) -> Search:
         beta=(_rounded(beta[0]), _rounded(beta[1])),
         learning_rate=(_rounded(rates[0]), _rounded(rates[1])),
         group_size=tuple(dict.fromkeys(sizes)),
-        trials=search.trials or (preset.trials if preset else 24),
+        trials=trials,
         max_texts=search.max_texts or (preset.max_texts if preset else None),
     )
 
 
-def sweep_of(search: Search, choice: Choice | None = None, length: int | None = None) -> Sweep:
-    """A choice of a resolved search as a sweep of one trial; without one, the sweep that the original belongs to."""
+def seeds_of(search: Search) -> tuple[int, ...]:
+    """The seeds that judge a setting."""
+    return tuple(range(search.seed, search.seed + search.seeds))
+
+
+def sweep_of(search: Search, choice: Choice | None = None, length: int | None = None, seed: int | None = None) -> Sweep:
+    """A choice of a resolved search as a sweep of one trial; without one, the sweep that the original belongs to.
+
+    Args:
+        length: of the trial; default: the search's.
+        seed: of the trial; default: the first.
+    """
     common = {field.name: getattr(search, field.name) for field in dataclasses.fields(Common)}
     if choice is None:
         first = {name: values[0] for name, values in update_values(search).items()}
@@ -215,7 +236,7 @@ def sweep_of(search: Search, choice: Choice | None = None, length: int | None = 
             **{**common, "preset": None, "max_generations": length or search.max_generations},
             algorithm=(choice.algorithm,),
             beta=(choice.beta,),
-            seed=(search.seed,),
+            seed=(search.seed if seed is None else seed,),
             learning_rate=(choice.learning_rate,),
             group_size=(choice.group_size,),
         )
@@ -226,6 +247,11 @@ def space_of(search: Search) -> Space:
     """The space of a resolved search."""
     (low, high), (slow, fast) = search.beta, search.learning_rate
     return Space(search.algorithm, (low, high), (slow, fast), search.group_size, **update_values(search))
+
+
+def _multiple(number: int, of: int) -> int:
+    """The next one."""
+    return math.ceil(number / of) * of
 
 
 def _rounded(value: float) -> float:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import MadeUp, chant, story, write_results
 from sacrebleu.metrics.bleu import BLEU
-from scipy.stats import trim_mean
+from scipy.stats import trim_mean, ttest_1samp
 
 from rl_alliteration.analysis import diversity, seeds
 from rl_alliteration.analysis.alliteration import (
@@ -187,6 +187,30 @@ def test_intervals_resample_within_strata() -> None:
     pooled = seeds.estimate([settings[0] + settings[1]], seeds.mean)
     assert (pooled.value, pooled.low < 3, pooled.high > 7) == (5.0, True, True)
     assert math.isnan(seeds.estimate([[float("nan")]]).value)
+
+
+def test_one_seed_never_makes_an_interval() -> None:
+    for found in (
+        seeds.estimate([[0.0123]]),
+        seeds.estimate([[0.0123, float("nan")], []]),
+        seeds.difference([0.0123], [0.0]),
+        seeds.difference([0.0123, 0.0123], [0.0, float("nan")]),
+        seeds.student([0.0123]),
+    ):
+        assert str(found) == "0.0123 (one seed)" and not found.has_interval
+        assert not (found.low < 1 or found.high > -1)  # no rule takes it for one
+    assert seeds.estimate([[1.0], [2.0], [3.0]]).told(".1f") == "2.0 (one seed)"
+    some = seeds.estimate([[1.0], [2.0, 4.0]])
+    assert some.has_interval and str(some) == f"{some.value:.3g} [{some.low:.3g}, {some.high:.3g}]"
+    assert str(seeds.NOTHING) == str(seeds.student([])) == str(seeds.difference([], [1.0])) == "–"
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=8, unique=True))
+def test_students_interval_is_scipys(values: list[float]) -> None:
+    found = seeds.student(np.array(values))
+    low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert [found.low, found.high] == pytest.approx([low, high], rel=1e-9, abs=1e-9)
+    assert found.value == pytest.approx(float(np.mean(values)), abs=1e-9)
 
 
 def test_intervals_over_settings_hold_the_truth_about_as_often_as_five_seeds_allow() -> None:

@@ -22,6 +22,7 @@ from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.types import Analysis, Trial
 from rl_alliteration.cli.main import main
 from rl_alliteration.report.base import Shown
+from rl_alliteration.report.page import _claims
 from rl_alliteration.report.sections import main_figures
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
@@ -174,6 +175,53 @@ def test_what_there_are_no_data_for_is_said(analysis: Analysis) -> None:
     assert {claim.holds for claim in nothing} == {None}
 
 
+NEED_AN_INTERVAL = {
+    "RLOO ends above REINFORCE (reward a_words)",
+    "The largest beta keeps the original's grammar",
+    "Beta 0 does not keep the original's grammar",
+    "Few initial letters carry most of the alliteration",
+}
+
+
+def test_one_seed_leaves_open_what_needs_an_interval_and_decides_the_rest(analysis: Analysis) -> None:
+    alone = dataclasses.replace(analysis, trials=[t for t in analysis.trials if t.is_original or t.seed == 0])
+    found = check_claims(alone)
+    assert {claim.finding for claim in found if claim.holds is None} == NEED_AN_INTERVAL
+    for claim in found:
+        assert claim.has_data and "nan" not in claim.figure
+        if claim.finding in NEED_AN_INTERVAL:
+            assert (claim.verdict, claim.cells[-1]) == ("one seed", "1 or more") and "(one seed)" in claim.figure
+    correlation = next(claim for claim in found if claim.finding == "A larger beta holds the KL penalty down")
+    assert (correlation.holds, correlation.cells[-1]) == (True, "1 or more") and "(one seed)" in correlation.figure
+    shown = _claims(alone)
+    assert len(shown) == 15 and {row["css"] for row in shown if row["verdict"] == "one seed"} == {"soft"}
+
+
+def test_one_seed_on_a_side_compares_nothing(analysis: Analysis) -> None:
+    lonely = [t for t in analysis.trials if not (t.algorithm == "reinforce" and t.seed > 0)]
+    found = {claim.finding: claim for claim in check_claims(dataclasses.replace(analysis, trials=lonely))}
+    assert found["RLOO ends above REINFORCE (reward a_words)"].verdict == "one seed"
+    assert found["RLOO: no seed is stuck low"].holds is True
+
+
+def test_claims_say_how_many_more_seeds_would_settle_them(analysis: Analysis) -> None:
+    more = {claim.finding: claim.cells[-1] for claim in check_claims(analysis)}
+    assert more["RLOO: no seed is stuck low"] == "–"  # a rule for each seed
+    assert more["The unmodified model alliterates little"] == "–"  # over texts
+    assert more["REINFORCE fixates (reward a_words)"] == "32"  # 2 of 3
+    assert more["The smallest beta that has not collapsed does so when it is extended"] == "1"  # 3 of 3
+    assert more["Few initial letters carry most of the alliteration"] == "0"
+    noisy = [
+        with_metric(raw_reward=[99.0, 20.0, 40.0][trial.seed])(trial)
+        if trial.reward_function == "a_words" and trial.algorithm == "reinforce"
+        else trial
+        for trial in analysis.trials
+    ]
+    altered = {c.finding: c for c in check_claims(dataclasses.replace(analysis, trials=noisy))}
+    figure = altered["RLOO ends above REINFORCE (reward a_words)"]
+    assert (figure.holds, figure.more is not None and figure.more > 0) == (False, True)
+
+
 def test_an_extended_trial_is_compared_at_the_length_of_the_others(analysis: Analysis) -> None:
     sweep = BetaSweep([t for t in analysis.trained if t.reward_function == "alliteration"])
     assert sweep.length == 400
@@ -202,13 +250,14 @@ def test_the_command_exits_by_the_findings(
     code, out, err = answer("--storage", str(storage))
     assert (code, err, "does not hold" in out) == (0, "", False)
     code, out, _ = answer("--storage", str(storage), "--format", "markdown")
-    assert (code, out.count("\n"), out.splitlines()[1]) == (0, 17, "| --- | --- | --- | --- |")
+    assert (code, out.count("\n"), out.splitlines()[1]) == (0, 17, "| --- | --- | --- | --- | --- |")
     few = Storage(tmp_path)
     write_results(few, [MadeUp(beta=100, generations=300)])
     code, out, err = answer("--storage", str(few))
     assert (code, err.count("\n")) == (1, 1)
     assert "have no data to say" in err
     assert "no data" in out
+    assert ", 1 have one seed, which has no interval" in err and "1 or more" in out
     write_results(few, [MadeUp(beta=100, generations=300, learning_rate=5e-4)], "slower")
     _, _, err = answer("--storage", str(few))
     assert "note: 2 trials differ from others of their beta in more than the seed" in err

@@ -17,7 +17,6 @@ from rl_alliteration.analysis.worth import (
     envelope_of,
     envelope_windows,
     nats_wasted,
-    over_seeds,
     possible,
     setting_worth,
     worth_best_of,
@@ -104,7 +103,6 @@ def test_seeds_are_the_unit_and_one_has_no_interval(analysis: Analysis) -> None:
     assert one.kl.value == 2.0 and np.isnan([one.kl.low, one.kl.high, one.worth.low]).all()
     far = setting_worth([with_end(trial, 6.0, 2.0), with_end(trial, 50.0, 3.0)])
     assert far.beyond == 1 and far.worth.value == pytest.approx(float(best.worth(6.0))) and np.isnan(far.worth.low)
-    assert np.isnan(over_seeds([np.nan]).value)
 
 
 def test_nothing_is_said_of_an_optimum_that_few_texts_carry(analysis: Analysis) -> None:

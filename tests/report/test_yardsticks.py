@@ -14,6 +14,7 @@ from made_up import MadeUp, write_results
 
 from rl_alliteration.analysis.best_of_n import kl_bound
 from rl_alliteration.analysis.measure import measure
+from rl_alliteration.analysis.seeds import Estimate
 from rl_alliteration.analysis.types import Analysis, Original
 from rl_alliteration.report import settings
 from rl_alliteration.report.base import Series, Shown
@@ -133,6 +134,7 @@ def test_settings_have_intervals_over_their_seeds(shown: Shown) -> None:
     titles = [title for title, _ in settings.COLUMNS]
     cells = [dict(zip(titles, [cell(row) for _, cell in settings.COLUMNS], strict=True)) for row in rows]
     assert [row["seeds"] for row in cells] == ["2", "one seed", "2"]
+    assert [row["more seeds"] for row in cells][:2] == ["told apart", "–"] and cells[1]["J"].endswith(" (one seed)")
     assert "[" in cells[0]["J"] and "[" not in cells[1]["J"] and "[" in cells[1]["J0, doing nothing"]
     assert cells[0]["J*, the optimum"] == "–"  # with beta 0 there is none
     assert cells[1]["J*, the optimum"].startswith("at least")
@@ -140,6 +142,24 @@ def test_settings_have_intervals_over_their_seeds(shown: Shown) -> None:
     kl = float(cells[2]["KL, nats a text"].split(" ")[0])
     assert kl == pytest.approx(99 * 0.025, abs=0.2)
     assert float(cells[2]["nats wasted"].split(" ")[0]) <= kl
+
+
+def test_settings_say_how_many_more_seeds_would_tell_j_from_j0(shown: Shown) -> None:
+    row = settings.rows(shown)[0]
+    told = dict(settings.COLUMNS)["more seeds"]
+
+    def of(*estimates: Estimate) -> str:
+        objective, nothing = estimates
+        return told(
+            dataclasses.replace(row, worth=dataclasses.replace(row.worth, objective=objective, nothing=nothing))
+        )
+
+    nothing = Estimate(5.0, 4.9, 5.1)
+    assert row.worth.seeds == 2
+    assert of(Estimate(6.0, 5.5, 6.5), nothing) == "told apart"
+    assert of(Estimate(6.0, 4.0, 6.5), nothing) == "14"  # beside the two, as 15.1 would do
+    assert of(Estimate(5.05, 4.0, 6.5), nothing) == "no number of seeds like these"  # J0 is not known that well
+    assert of(Estimate(6.0), nothing) == "–"
 
 
 def test_the_page_has_no_divergence_below_zero(storage: Storage, shown: Shown) -> None:

@@ -18,8 +18,9 @@ from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.names import trial_names
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.tune import submission
+from rl_alliteration.tune.history import Past, history
 from rl_alliteration.tune.plan import Sweep, plan, resolve
-from rl_alliteration.tune.proposals import Past, Proposals, history
+from rl_alliteration.tune.proposals import Proposals
 from rl_alliteration.tune.search import Choice, Search, Space, resolve_search, space_of, sweep_of
 
 OTHER: dict[str, Any] = {
@@ -123,9 +124,9 @@ def search(**changes: Any) -> Search:
     return resolve_search(Search(**given))
 
 
-def made_up_trial(choice: Choice, length: int) -> PlannedTrial:
+def made_up_trial(choice: Choice, length: int, seed: int) -> PlannedTrial:
     config = TrialConfig(
-        **dataclasses.asdict(choice), seed=0, reward="alliteration", reward_version=1, prompt="Once upon a time",
+        **dataclasses.asdict(choice), seed=seed, reward="alliteration", reward_version=1, prompt="Once upon a time",
         max_length=100, temperature=1.0, top_k=0, weights="00", tokenizer="00", dtype="float32", threads=1,
         schedule_length=0 if choice.schedule == "constant" else length,
     )  # fmt: skip
@@ -133,7 +134,7 @@ def made_up_trial(choice: Choice, length: int) -> PlannedTrial:
 
 
 def proposals(space: Space, past: list[Past] | None = None) -> Proposals:
-    return Proposals(space, made_up_trial, seed=3, trials=24, max_generations=3600, max_texts=None, past=past or [])
+    return Proposals(space, made_up_trial, seeds=[0], trials=24, max_generations=3600, max_texts=None, past=past or [])
 
 
 def test_a_search_chooses_among_several_values_and_keeps_one(tiny_gpt_neo: LoadedModel) -> None:

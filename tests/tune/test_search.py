@@ -18,12 +18,14 @@ from rl_alliteration.analysis.frontier import frontier, recommend
 from rl_alliteration.analysis.measure import measure, measure_original
 from rl_alliteration.analysis.objective import Objective
 from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS, Limits
+from rl_alliteration.analysis.stopping import HALVING
 from rl_alliteration.analysis.types import Analysis
 from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import UserError
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
-from rl_alliteration.tune.proposals import Past, Proposals, history
+from rl_alliteration.tune.history import Past, history
+from rl_alliteration.tune.proposals import Proposals
 from rl_alliteration.tune.search import (
     FIRST_RUNG,
     LEAST,
@@ -31,6 +33,7 @@ from rl_alliteration.tune.search import (
     Search,
     Space,
     resolve_search,
+    seeds_of,
     space_of,
     sweep_of,
 )
@@ -111,6 +114,9 @@ def test_a_preset_knows_the_learning_rate_of_its_model() -> None:
     hub = resolve_search(Search(storage="s", preset="frontier", model="roneneldan/TinyStories-33M"))
     assert hub.learning_rate == (7e-5, 2e-4)
     assert resolved(learning_rate=()).learning_rate == (1e-3, 1e-3)
+    assert resolve_search(Search(storage="s", preset="frontier", seeds=3)).trials == 33
+    assert (resolved(seeds=5).trials, resolved(seeds=5, trials=10).trials) == (25, 10)
+    assert seeds_of(resolved(seed=7, seeds=3)) == (7, 8, 9)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +143,11 @@ def test_a_preset_knows_the_learning_rate_of_its_model() -> None:
         ({"max_generations": 1250}, "--max-generations: 1250 is no multiple of 100"),
         ({"keep_variety": 2.0}, "--keep-variety: 2.0"),
         ({"seed": -1}, "--seed"),
+        ({"seed": 2**63 - 2, "seeds": 3}, "--seed"),
+        ({"seeds": 0}, "--seeds: 0 is not accepted; give 1 to 100"),
+        ({"seeds": 10**12}, "--seeds: 1000000000000 is not accepted"),
+        ({"seeds": 3, "trials": 10}, "--trials: 10 is no multiple of --seeds 3; give 12"),
+        ({"seeds": 3, "max_texts": 2 * LEAST}, f"--max-texts: {2 * LEAST} is not accepted; give {3 * LEAST} or more"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(changes: dict[str, Any], message: str) -> None:
@@ -149,9 +160,9 @@ def test_a_mistake_is_told_in_one_line(changes: dict[str, Any], message: str) ->
 SPACE = Space(("rloo", "reinforce"), (10.0, 100.0), (1e-4, 1e-2), (10, 20))
 
 
-def planned(point: Choice, length: int) -> PlannedTrial:
+def planned(point: Choice, length: int, seed: int = 3) -> PlannedTrial:
     config = TrialConfig(
-        **dataclasses.asdict(point), seed=0, reward="alliteration", reward_version=1, prompt="p", max_length=100,
+        **dataclasses.asdict(point), seed=seed, reward="alliteration", reward_version=1, prompt="p", max_length=100,
         temperature=1.0, top_k=0, weights="00", tokenizer="00", dtype="float32", threads=1,
     )  # fmt: skip
     return PlannedTrial(config, "storyteller", length, 600)
@@ -167,7 +178,7 @@ def proposals(
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Optuna warns of a past point that it does not take
         return Proposals(
-            space, planned, seed=3, trials=trials, max_generations=max_generations, max_texts=max_texts, past=past
+            space, planned, seeds=[3], trials=trials, max_generations=max_generations, max_texts=max_texts, past=past
         )
 
 
@@ -281,14 +292,87 @@ def test_a_search_goes_on_from_what_is_there() -> None:
     assert asked.propose() is None and {trial.trial_id for trial in new}.isdisjoint(p.trial.trial_id for p in there)
 
 
+PROPOSED = """
+new rloo 50 0.001 10 3200
+new reinforce 19.54 0.001051 1 3200
+halved 50 18
+new reinforce 13.35 0.0002597 1 3200
+finished 19.54 32
+new reinforce 10.71 0.0008197 1 3200
+finished 13.35 32
+new rloo 47.45 0.00152 20 3200
+finished 10.71 32
+new reinforce 19.21 0.002434 1 3200
+halved 47.45 18
+new rloo 35.05 0.003636 10 3200
+halved 35.05 18
+new reinforce 91.31 0.004101 1 3200
+finished 19.21 32
+new reinforce 55.91 0.0003088 1 3200
+halved 91.31 18
+new reinforce 10.08 0.00643 1 3200
+failed 10.08 1
+new rloo 24.92 0.0001067 20 3200
+halved 55.91 18
+new rloo 73.04 0.000208 10 3200
+halved 24.92 18
+new rloo 14.63 0.002101 10 3200
+halved 73.04 18
+new reinforce 11.76 0.009601 1 3200
+failed 11.76 1
+new reinforce 26.6 0.0003712 1 3200
+halved 26.6 18
+new reinforce 10.98 0.00101 1 3200
+finished 14.63 32
+finished 10.98 32
+"""
+"""What a search of one seed proposed, and what became of it after how many windows, before there were several."""
+
+
+def test_a_search_of_one_seed_proposes_what_it_always_did() -> None:
+    there = [
+        past_trial(Choice("rloo", 40.0, 1e-3, 10), curve(9.0, 32)),
+        past_trial(Choice("reinforce", 20.0, 1e-3, 1), curve(1.0, FIRST_RUNG), halved=True),
+        past_trial(Choice("rloo", 90.0, 1e-3, 20), [], failed=True),
+        past_trial(Choice("rloo", 50.0, 1e-3, 10), curve(5.0, 4), ended=False),
+    ]
+    asked = proposals(there, trials=24, max_texts=40_000)
+    told: list[str] = []
+    running: dict[str, tuple[PlannedTrial, int]] = {}
+    while True:
+        while len(running) < 2 and (trial := asked.propose()) is not None:
+            config = trial.config
+            point = f"{config.algorithm} {config.beta:g} {config.learning_rate:g} {config.group_size}"
+            told.append(f"new {point} {trial.max_generations}")
+            running[trial.trial_id] = (trial, 0)
+        if not running:
+            break
+        for name, (trial, windows) in list(running.items()):
+            config, windows = trial.config, windows + 1
+            running[name] = (trial, windows)
+            height = 100 / config.beta + 1000 * config.learning_rate + config.group_size / 10
+            best = curve(height, windows)
+            halved, failed = asked.lags(name, best) == HALVING, height > 14
+            if halved or failed or 100 * (windows + 1) > trial.max_generations:
+                asked.end(name, () if failed else best, 100 * windows, failed=failed, halved=halved)
+                fate = "failed" if failed else "halved" if halved else "finished"
+                told.append(f"{fate} {config.beta:g} {windows}")
+                del running[name]
+    assert told == PROPOSED.strip().splitlines()
+    assert asked.why_short.startswith("38,800 of 40,000 texts are there, and a new trial needs 1,800; for more")
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**63 - 1), heights=st.lists(st.floats(0, 50), min_size=4, max_size=4))
 def test_the_same_past_gives_the_same_proposals(seed: int, heights: list[float]) -> None:
     points = [Choice("rloo", beta, 1e-3, 10) for beta in (20.0, 40.0, 60.0, 80.0)]
-    there = [past_trial(point, curve(height, 32)) for point, height in zip(points, heights, strict=True)]
+    there = [
+        Past(planned(point, 3200, seed), point, curve(height, 32), 3200, True, False, False)
+        for point, height in zip(points, heights, strict=True)
+    ]
 
     def first_three() -> list[str]:
-        asked = Proposals(SPACE, planned, seed=seed, trials=20, max_generations=3200, max_texts=None, past=there)
+        asked = Proposals(SPACE, planned, seeds=[seed], trials=20, max_generations=3200, max_texts=None, past=there)
         return [proposed(asked).trial_id for _ in range(3)]
 
     assert first_three() == first_three()
@@ -302,8 +386,8 @@ def test_the_history_is_the_results(tmp_path: Path) -> None:
     )
     limits = Limits(variety=0.0, cross_entropy=0.0, nats=math.inf, repetition=1.0)
 
-    def as_made_up(point: Choice, length: int) -> PlannedTrial:
-        trial = planned(point, length)
+    def as_made_up(point: Choice, length: int, seed: int) -> PlannedTrial:
+        trial = planned(point, length, seed)
         return dataclasses.replace(trial, config=dataclasses.replace(trial.config, prompt="Once upon a time"))
 
     found = history(storage, search, as_made_up, limits)
@@ -317,8 +401,8 @@ def test_a_spent_trial_goes_on_within_wider_limits(tmp_path: Path) -> None:
     write_results(storage, [MadeUp(beta=40, generations=400, status="stopped", reason="spent")])
     search = resolved(storage=str(tmp_path), experiment="made_up", learning_rate=(1e-3, 1e-3))
 
-    def as_made_up(point: Choice, length: int) -> PlannedTrial:
-        trial = planned(point, length)
+    def as_made_up(point: Choice, length: int, seed: int) -> PlannedTrial:
+        trial = planned(point, length, seed)
         return dataclasses.replace(trial, config=dataclasses.replace(trial.config, prompt="Once upon a time"))
 
     for variety, ended in ((2.0, True), (0.0, False)):

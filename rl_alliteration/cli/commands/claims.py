@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from rl_alliteration import terminal
 from rl_alliteration.analysis.claims import TITLES, check_claims, comparable, markdown
 from rl_alliteration.analysis.measure import measure
+from rl_alliteration.analysis.seeds import ONE_SEED
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.errors import Failure
 from rl_alliteration.results import reader
@@ -52,7 +53,12 @@ class Claims(Command):
                 f"{apart[0].trial_id} ({apart[0].apart.removeprefix(', ')}) first; all are taken as seeds of it: "
                 "choose with --experiment"
             )
-        missing, failed = (sum(claim.holds is holds for claim in claims) for holds in (None, False))
-        if missing or failed:
-            raise Failure(f"claims: {failed} of {len(claims)} findings do not hold, {missing} have no data to say")
+        failed = sum(claim.holds is False for claim in claims)
+        missing = sum(not claim.has_data for claim in claims)
+        open_ = sum(claim.holds is None and claim.has_data for claim in claims)
+        if failed or missing or open_:
+            undecided = f", {open_} have {ONE_SEED}, which has no interval" if open_ else ""
+            raise Failure(
+                f"claims: {failed} of {len(claims)} findings do not hold, {missing} have no data to say{undecided}"
+            )
         return 0

@@ -6,8 +6,10 @@ import dataclasses
 from typing import ClassVar
 
 from rl_alliteration import terminal
+from rl_alliteration.analysis.best_setting import best_setting
 from rl_alliteration.analysis.frontier import recommended
 from rl_alliteration.analysis.measure import measure
+from rl_alliteration.analysis.types import Analysis
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.cli.commands.sweep import show_end
 from rl_alliteration.errors import Failure
@@ -32,8 +34,20 @@ class SearchCommand(search.Search, Command):
         finally:  # some trial may have failed, and another be worth having
             if ended.outcome.stopped_by is None:
                 analysis = measure(reader.connect(ended.storage), ended.experiment)
+                if self.seeds > 1:
+                    analysis = self._best_setting(analysis, console)
                 try:
                     answer = str(recommended(analysis, self.keep_variety, self.keep_sense))
                 except Failure as nothing_found:  # a result as well
                     answer = str(nothing_found)
                 console.say(answer)
+
+    def _best_setting(self, analysis: Analysis, console: Screen) -> Analysis:
+        """Name it; what is left to recommend from: its trials, or all where no setting is best."""
+        found = best_setting(analysis, search.seeds_of(self), self.keep_variety, self.keep_sense)
+        if found is None:
+            console.say(f"no setting has {self.seeds} seeds with {analysis.window} texts or more: none is judged")
+        if found is None or not any(found.best.scores):
+            return analysis
+        console.say(str(found))
+        return Analysis(found.best.trials, analysis.window)

@@ -90,7 +90,7 @@ def by_kl(shown: Shown) -> list[Figure]:
     figure = Figure(
         "letters_by_kl", "How evenly letters alliterate, at equal KL divergence",
         "Entropy of the initial letters of the alliterating pairs, over windows that are equally far from the original "
-        "model: the interquartile mean over trials with its 95% bootstrap interval.",
+        "model: the interquartile mean over trials with its 95% bootstrap interval, which one trial has not.",
         "KL divergence, nats per token", "entropy of letters, nats", series,
         references(shown.analysis.trained, "letter_entropy"),
     )  # fmt: skip

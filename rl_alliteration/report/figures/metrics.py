@@ -74,7 +74,7 @@ def at_the_end(shown: Shown, reward: str, metric: str) -> Figure:
     return Figure(
         f"{metric}_{reward}_end", f"{about.title} at the end, by beta",
         f"Of each trial's last {FINAL_TEXTS} texts: the interquartile mean over seeds with its 95% bootstrap interval, "
-        "and each seed.",
+        "which one seed has not, and each seed.",
         "beta", about.title, series, references(trials, metric), digits=about.digits,
     )  # fmt: skip
 

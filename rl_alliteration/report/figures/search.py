@@ -9,14 +9,15 @@ import numpy as np
 
 from rl_alliteration.analysis.frontier import FrontierPoint, keeps
 from rl_alliteration.analysis.objective import SPENT
-from rl_alliteration.analysis.stopping import COLLAPSE, HALVING
+from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SEED_FAILED
 from rl_alliteration.analysis.types import Trial
-from rl_alliteration.report.base import BLUE, GOLD, GREEN, GREY, ORANGE, RED, Figure, Series, Shown, references
+from rl_alliteration.report.base import BLUE, GOLD, GREEN, GREY, ORANGE, PINK, RED, Figure, Series, Shown, references
 
 _FATES = {
     "finished": ("finished", GREEN),
     HALVING: ("stopped: others did better", GREY),
     COLLAPSE: ("stopped: collapsed", RED),
+    SEED_FAILED: ("stopped: another seed failed", PINK),
     SPENT: ("stopped: variety or sense lost", ORANGE),
 }
 """How a trial may end: in words, and its colour."""

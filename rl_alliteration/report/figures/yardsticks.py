@@ -259,7 +259,7 @@ def _of_the_transition(transition: Estimate) -> str:
         return "No collapsed window is the best for any beta."
     if transition.value == math.inf:
         return "A collapsed window is the best for every beta that is drawn."
-    interval = f" [{transition.low:.3g}, {transition.high:.3g}]" if not math.isnan(transition.low) else ""
+    interval = f" [{transition.low:.3g}, {transition.high:.3g}]" if transition.has_interval else ""
     of_seeds = " (its interval over seeds)" if interval else " (one seed of each setting: no interval)"
     return (
         f"The transition, above which no collapsed window is the best: beta {transition.value:.3g}{interval}{of_seeds}."
