@@ -15,8 +15,8 @@ from rl_alliteration.cli.commands import Command
 from rl_alliteration.cli.summaries import print_summaries, print_verdicts
 from rl_alliteration.cli.watch import REFRESH_SECONDS, LiveTrials, exit_code, fitting
 from rl_alliteration.cli.watch import table as live_table
-from rl_alliteration.config import check_experiment_name
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.identifiers import check_experiment_name
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage, check_location, open_storage
 from rl_alliteration.terminal import Screen
