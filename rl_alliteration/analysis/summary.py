@@ -63,6 +63,8 @@ class TrialSummary:
     variety_across: float
     """Between the texts of different prompts."""
     repetition: float
+    original_lm_cross_entropy: float
+    """How unlikely the texts are to the original model, nats a token."""
     last_text: str
     error: str
 
@@ -124,8 +126,8 @@ def _events(
     return trial_rows(answer)
 
 
-_METRICS = ("raw_reward", "objective", "kl_penalty", "variety", "repetition")
-_NUMBERS = ("raw_reward", "reward", "kl_penalty")
+_METRICS = ("raw_reward", "objective", "kl_penalty", "variety", "repetition", "original_lm_cross_entropy")
+_NUMBERS = ("raw_reward", "reward", "kl_penalty", "original_lm_cross_entropy")
 _COLUMNS = ("generation", "text", "prompt", *_NUMBERS)
 
 

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rl_alliteration.analysis.objective import SPENT, Objective
+from rl_alliteration.analysis.objective import Objective
 from rl_alliteration.analysis.rules import Limits
-from rl_alliteration.analysis.stopping import COLLAPSE, HALVING
+from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SPENT
 from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig, UpdateSettings
 from rl_alliteration.foreign import Damaged
 from rl_alliteration.results import schema
