@@ -109,6 +109,9 @@ class UpdateSettings:
     """Texts over which the learning rate rises. Default: 0."""
 
 
+STUDYS_UPDATE = UpdateSettings()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedSettings(Sampling):
     """Settings that all trials of a sweep share. Each field is a flag of `sweep` and `search`."""

@@ -17,11 +17,12 @@ from rl_alliteration.analysis.rules import SENSE_QUANTILE, collapse_of
 from rl_alliteration.analysis.seeds import estimate, mean, resampled
 from rl_alliteration.analysis.types import WINDOW, Analysis, Original, Trial
 from rl_alliteration.analysis.words import Reals
-from rl_alliteration.config import ORIGINAL, ROUNDING, SAMPLING, SETTINGS, PlannedTrial, TrialConfig
+from rl_alliteration.config import ORIGINAL, ROUNDING, SAMPLING, SETTINGS, PlannedTrial, TrialConfig, UpdateSettings
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.names import coefficient, differences, trial_names
 from rl_alliteration.results.originals import found_elsewhere, original_ids
 from rl_alliteration.results.reader import trial_rows, whole
+from rl_alliteration.setting import values_of
 
 CURVE = 10
 """Generations per point of a trial's curves."""
@@ -145,7 +146,9 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
             facts = _rows(connection, experiment, trial_id, elsewhere)
     trials = [fact.pop("planned") for fact in facts]
     for fact, trial in zip(facts, trials, strict=True):
-        fact |= {"target_kl": trial.config.target_kl, "original_keys": original_keys(trial.config, fact["model"])}
+        config = trial.config
+        fact |= {"target_kl": config.target_kl, "original_keys": original_keys(config, fact["model"])}
+        fact["update"] = UpdateSettings(**values_of(UpdateSettings, config))
     _tell_apart(facts, trials)
     several = len({fact["experiment"] for fact in facts}) > 1
     for fact, name in zip(facts, trial_names(trials, always=("reward",)), strict=True):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from rl_alliteration.config import UpdateSettings
+from rl_alliteration.config import STUDYS_UPDATE, UpdateSettings
 
 MAX_GENERATIONS = 3600
 CHECKPOINT_EVERY = 600
-STUDYS_UPDATE = UpdateSettings()
 
 
 @dataclasses.dataclass(frozen=True)
