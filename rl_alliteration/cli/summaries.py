@@ -10,13 +10,24 @@ from rich.text import Text
 from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.alliteration import alliterating_runs
 from rl_alliteration.analysis.stopping import status_words
-from rl_alliteration.analysis.summary import LAST, TrialSummary
+from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.analysis.verdict import Verdict, verdicts
+from rl_alliteration.errors import Failure
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.terminal import Grid, Screen, one_line, printable
 
 
-def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
+def show_trials(console: Screen, storage: Storage, experiment: str | None) -> None:
+    """How trials stand and what they end with: the table, and a line for whatever deserves one."""
+    notes: list[Failure] = []
+    summaries = summarise(storage, experiment, skip=notes.append)
+    _print_summaries(console, summaries)
+    _print_verdicts(console, storage, summaries)
+    for note in notes:
+        console.say(f"note: {note}")
+
+
+def _print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
     """A row for each trial; where the terminal is narrow, two lines."""
     table = Grid(title=f"Over the last {LAST} texts of each trial", box=None, pad_edge=False, title_justify="left")
     if console.width < 100:  # a table would lose what matters
@@ -52,7 +63,7 @@ def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
     console.print(table)
 
 
-def print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialSummary]) -> None:
+def _print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialSummary]) -> None:
     """A line each where trials have lost their variety or their sense at their end, where they end below the
     unmodified model by their own objective, and where none ends above it."""
     judged = verdicts(storage, summaries)

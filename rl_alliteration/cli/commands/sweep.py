@@ -9,9 +9,8 @@ from typing import ClassVar
 from rich.text import Text
 
 from rl_alliteration import terminal
-from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.cli.commands import Command
-from rl_alliteration.cli.summaries import print_summaries, print_verdicts
+from rl_alliteration.cli.summaries import show_trials
 from rl_alliteration.config import ORIGINAL
 from rl_alliteration.names import update_words
 from rl_alliteration.terminal import Grid, Screen
@@ -42,9 +41,7 @@ def show_end(console: Screen, ended: Ended) -> int:
     Raises:
         Failure: a trial failed.
     """
-    summaries = summarise(ended.storage, ended.experiment)
-    print_summaries(console, summaries)
-    print_verdicts(console, ended.storage, summaries)
+    show_trials(console, ended.storage, ended.experiment)
     where = shlex.quote(str(ended.storage))
     console.print()
     console.say(f"Texts and numbers (Parquet): {ended.storage}/generations")
