@@ -20,6 +20,7 @@ from rl_alliteration.config import (
     STUDY_TOP_K,
     TEXTS_VERSION,
     PlannedTrial,
+    Sampling,
     SharedSettings,
     TrialConfig,
     check_experiment_name,
@@ -94,8 +95,10 @@ class Request:
 class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # fields: of the last base first
     """What sweeps and searches have in common."""
 
+    top_k: int | None = None  # type: ignore[assignment]  # resolved it is a number
+    """Sample among the k likeliest tokens; 0: the full distribution. Default: 0; with --as-published 50."""
     as_published: bool = False
-    """Sample with top_k 50, whatever --top-k says by default: so the study's own code did through its library."""
+    """Sample with top_k 50: so the study's own code did through its library."""
     checkpoint_every: int | None = None
     """Generations per Parquet part and checkpoint, a multiple of the group size. Default: 600."""
     publish_every: float = 5.0
@@ -170,7 +173,7 @@ def resolve(sweep: Sweep) -> Sweep:
     experiment = sweep.experiment or sweep.preset
     if experiment is None:
         raise UserError("--experiment: give the experiment a name")
-    if sweep.as_published and sweep.top_k not in (0, STUDY_TOP_K):
+    if sweep.as_published and sweep.top_k not in (None, STUDY_TOP_K):
         raise UserError(f"--top-k: --as-published means {STUDY_TOP_K}; leave one of the two out")
     length = preset.max_generations
     if sweep.model in SHIPPED_MODELS and preset.storyteller_max_generations is not None:
@@ -195,7 +198,7 @@ def resolve(sweep: Sweep) -> Sweep:
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
         learning_rate=unique(sweep.learning_rate or (rate,)),
         group_size=unique(sweep.group_size or preset.group_size),
-        top_k=STUDY_TOP_K if sweep.as_published else sweep.top_k,
+        top_k=_top_k(sweep),
         checkpoint_every=sweep.checkpoint_every if sweep.checkpoint_every is not None else preset.checkpoint_every,
         **update_values(sweep, preset.update),
     )
@@ -312,6 +315,12 @@ def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
         PlannedTrial(original, sweep.model, sweep.original_texts, _ORIGINAL_CHECKPOINT_EVERY),
         *trials.values(),
     ]
+
+
+def _top_k(sweep: Sweep) -> int:
+    if sweep.top_k is not None:
+        return sweep.top_k
+    return STUDY_TOP_K if sweep.as_published else Sampling().top_k
 
 
 def _absolute(source: str) -> str:

@@ -81,6 +81,7 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--temperature", "0"), "--temperature: 0.0"),
         (("--top-k", "-1"), "--top-k: -1"),
         (("--as-published", "--top-k", "5"), "--top-k: --as-published means 50"),
+        (("--as-published", "--top-k", "0"), "--top-k: --as-published means 50; leave one of the two out"),
         (("--keep-checkpoints", "0"), "--keep-checkpoints: '0'"),
         (("--seed", "-1"), "--seed: -1"),
         (("--dtype", "float16"), "--dtype: 'float16' is not accepted; give float32, bfloat16 or auto"),

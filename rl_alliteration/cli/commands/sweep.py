@@ -58,13 +58,16 @@ def show_end(console: Screen, ended: Ended) -> int:
 
 
 def _print_plan(console: Screen, prepared: Prepared) -> None:
+    from rl_alliteration.tune.reward_parameters import id_is_known  # brings torch
+
     table = Grid(box=None, pad_edge=False)
     for column in ("trial", "texts", "group", "learning rate", "reward", "update"):
         table.add_column(column, justify="left" if column in ("trial", "reward", "update") else "right")
     for trial in prepared.trials:
         config = trial.config
+        name = trial.trial_id if id_is_known(trial) else f"{trial.trial_id.rpartition('-')[0]}-…"
         table.add_row(
-            Text(trial.trial_id, no_wrap=True), f"{trial.max_generations:,}", str(config.group_size),
+            Text(name, no_wrap=True), f"{trial.max_generations:,}", str(config.group_size),
             f"{config.learning_rate:g}", Text(config.reward),
             "–" if config.algorithm == ORIGINAL else update_words(config),
         )  # fmt: skip
