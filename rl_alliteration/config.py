@@ -345,6 +345,9 @@ class PlannedTrial:
     max_generations: int
     checkpoint_every: int
     """Generations per part; fixed by the trial's first event."""
+    beside: bool = False
+    """Whether a preset has it beside the sweep that is asked for: another length of it is another trial then, where its
+    rate falls over its length."""
 
     @property
     def trial_id(self) -> str:

@@ -47,7 +47,8 @@ def _print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None
         *("trial", "status", "texts", "reward", "KL", "variety", "repetition", "last text"),
     ):
         left = column in ("experiment", "trial", "status", "last text")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "last text")
+        wraps, widest = column in ("trial", "last text"), _WIDEST_NAME if column == "trial" else None
+        table.add_column(column, justify="left" if left else "right", no_wrap=not wraps, max_width=widest)
     for summary in summaries:
         cells = [
             summary.name,
@@ -106,6 +107,8 @@ def _listed(trials: Sequence[TrialSummary]) -> str:
 
 
 _NAMES = 4
+_WIDEST_NAME = 36
+"""Characters in a line: a longer one takes several."""
 
 
 def _gentler(below: Sequence[TrialSummary]) -> str:

@@ -11,7 +11,7 @@ from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results.storage import Storage, check_location, open_storage
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import submission
-from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, resolve
+from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, plan_all, resolve_all
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class Prepared:
     """A sweep that has passed every check that needs no cluster."""
 
     sweep: Sweep
-    """Resolved."""
+    """Resolved; without what its preset has beside it."""
     trials: list[PlannedTrial]
-    """The original first."""
+    """All of them, the original first."""
     loaded: LoadedModel
     storage: Storage | None
     """None for a dry run."""
@@ -98,7 +98,8 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    sweep = resolve(sweep)
+    sweeps = resolve_all(sweep)
+    sweep = sweeps[0]
     check_location(sweep.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep)
@@ -108,7 +109,8 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
-    return Prepared(sweep, with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say), loaded, storage)
+    trials = with_reward_parameters(plan_all(sweeps, loaded), loaded, sweep, console.say)
+    return Prepared(sweep, trials, loaded, storage)
 
 
 def execute_sweep(prepared: Prepared, console: Screen) -> Ended:

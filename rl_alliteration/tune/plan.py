@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,11 +162,34 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    preset = Preset(("rloo",), ())
-    if sweep.preset is not None:
-        if sweep.preset not in PRESETS:
-            raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-        preset = PRESETS[sweep.preset]
+    return _resolved(sweep, _preset_of(sweep))
+
+
+def resolve_all(sweep: Sweep) -> tuple[Sweep, ...]:
+    """`resolve`, and what the preset has beside it: sweeps that differ in their trials alone.
+
+    Raises:
+        UserError: as for `resolve`.
+    """
+    preset = _preset_of(sweep)
+    asked = sweep.algorithm
+    found = [_resolved(sweep, preset)]
+    for other in preset.beside:
+        algorithm = tuple(name for name in other.algorithm if name in (asked or other.algorithm))
+        if algorithm:
+            found.append(_resolved(dataclasses.replace(sweep, algorithm=algorithm), other))
+    return tuple(found)
+
+
+def _preset_of(sweep: Sweep) -> Preset:
+    if sweep.preset is None:
+        return Preset(("rloo",), ())
+    if sweep.preset not in PRESETS:
+        raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[sweep.preset]
+
+
+def _resolved(sweep: Sweep, preset: Preset) -> Sweep:
     betas = sweep.beta or (sweep.target_kl and (INITIAL_BETA,)) or preset.beta
     if not betas:
         raise UserError("--beta: give KL coefficients, such as --beta 0 10 100, or a --target-kl, or a --preset")
@@ -237,6 +260,21 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
         architecture=loaded.architecture_fingerprint,
         texts_version=loaded.texts_version,
     )
+
+
+def plan_all(sweeps: Sequence[Sweep], loaded: LoadedModel) -> list[PlannedTrial]:
+    """The trials of the sweeps of `resolve_all`, the original first, each once.
+
+    Raises:
+        UserError: as for `plan`.
+    """
+    first, *others = [plan(sweep, loaded) for sweep in sweeps]
+    trials = {trial.trial_id: trial for trial in first}
+    for original, *trained in others:
+        assert original == first[0], "the sweeps of a preset have one original"
+        for trial in trained:
+            trials.setdefault(trial.trial_id, dataclasses.replace(trial, beside=True))
+    return list(trials.values())
 
 
 def gpus_asked(sweep: Sweep) -> float | None:

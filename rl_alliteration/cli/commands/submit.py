@@ -13,7 +13,7 @@ from rl_alliteration.cli.commands.logs import follow
 from rl_alliteration.results.storage import check_location
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import submission
-from rl_alliteration.tune.plan import Sweep, resolve
+from rl_alliteration.tune.plan import Sweep, resolve_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Submit(Sweep, Command):
 
     def run(self) -> int:
         sweep = Sweep(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sweep)})
-        resolved = resolve(sweep)
+        resolved = resolve_all(sweep)[0]
         check_location(sweep.storage)
         submission.check_for_job(sweep)
         environment = submission.runtime_environment(self.working_dir, self.pip)
