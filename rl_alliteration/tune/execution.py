@@ -11,7 +11,8 @@ from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results.storage import Storage, check_location, open_storage
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import submission
-from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, plan_all, resolve_all
+from rl_alliteration.tune.plan import Sweep, plan, plan_all, resolve_all
+from rl_alliteration.tune.run_flags import gpus_asked
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
     ORIGINAL_GENERATIONS,
     ORIGINAL_GROUP_SIZE,
@@ -33,6 +32,7 @@ from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.setting import values_of
 from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
 from rl_alliteration.tune.presets import PRESETS, Preset
+from rl_alliteration.tune.run_flags import checkpoints_kept, gpus_asked
 from rl_alliteration.user_files import read_text
 
 if TYPE_CHECKING:
@@ -275,44 +275,6 @@ def plan_all(sweeps: Sequence[Sweep], loaded: LoadedModel) -> list[PlannedTrial]
         for trial in trained:
             trials.setdefault(trial.trial_id, dataclasses.replace(trial, beside=True))
     return list(trials.values())
-
-
-def gpus_asked(sweep: Sweep) -> float | None:
-    """GPUs per trial; None for `auto`.
-
-    Raises:
-        UserError: neither `auto` nor a number that Ray can share out.
-    """
-    if sweep.gpus_per_trial == "auto":
-        return None
-    try:
-        gpus = float(sweep.gpus_per_trial)
-    except ValueError:
-        gpus = math.nan
-    if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
-        raise UserError(
-            f"--gpus-per-trial: {sweep.gpus_per_trial!r} is not accepted; "
-            "give auto, a share of a GPU such as 0.25, or a whole number"
-        )
-    return gpus
-
-
-def checkpoints_kept(sweep: Sweep) -> int | None:
-    """How many checkpoints to keep; None for all.
-
-    Raises:
-        UserError: neither `all` nor a number.
-    """
-    if sweep.keep_checkpoints == "all":
-        return None
-    if not sweep.keep_checkpoints.isdecimal() or int(sweep.keep_checkpoints) < 1:
-        raise UserError(f"--keep-checkpoints: {sweep.keep_checkpoints!r} is not accepted; give all, or 1 or more")
-    return None if sweep.stop_on_collapse else int(sweep.keep_checkpoints)
-
-
-def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
-    """For what a trial is stopped before its end: the reasons of `analysis.stopping.EarlyStopping`."""
-    return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
 
 
 def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
