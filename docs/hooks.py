@@ -112,17 +112,23 @@ def presets() -> str:
         "Of `sweep`, by `--preset NAME` or `python -m tune_jobs.NAME` (`study_a_words` and "
         "`study_betas` together: `python -m tune_jobs.study`). Other flags override single values. Texts are per "
         "trial; the second number applies to the shipped models where it differs. `efficient` is not the study's "
-        "update.",
+        "update; a trial of it, of another length, runs beside the quickstart's others. Flags change both; it is left "
+        "out where --algorithm asks for none of its own, and with another --max-generations it is another trial.",
         "",
         "| preset | algorithm | beta | seeds | reward | update | texts | interval of parts and checkpoints |",
         "|---|---|---|---|---|---|---:|---:|",
     ]
-    for name, preset in PRESETS.items():
+    rows = [
+        row
+        for name, preset in PRESETS.items()
+        for row in ((f"`{name}`", preset), *((f"`{name}`, beside it", other) for other in preset.beside))
+    ]
+    for name, preset in rows:
         texts = f"{preset.max_generations:,}"
         if preset.storyteller_max_generations:
             texts += f"; {preset.storyteller_max_generations:,}"
         lines.append(
-            f"| `{name}` | {', '.join(preset.algorithm)} | {_numbers(preset.beta)} | {_numbers(preset.seed)} "
+            f"| {name} | {', '.join(preset.algorithm)} | {_numbers(preset.beta)} | {_numbers(preset.seed)} "
             f"| {preset.reward} | {_update(preset)} | {texts} | {preset.checkpoint_every:,} |"
         )
     lines += [

@@ -129,6 +129,9 @@ class UpdateSettings:
     """Texts over which the learning rate rises. Default: 0."""
 
 
+STUDYS_UPDATE = UpdateSettings()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedSettings(Chat, Sampling):
     """Settings that all trials of a sweep share. Each field is a flag of `sweep` and `search`."""
@@ -377,6 +380,9 @@ class PlannedTrial:
     max_generations: int
     checkpoint_every: int
     """Generations per part; fixed by the trial's first event."""
+    beside: bool = False
+    """Whether a preset has it beside the sweep that is asked for: another length of it is another trial then, where its
+    rate falls over its length."""
 
     @property
     def trial_id(self) -> str:

@@ -61,7 +61,10 @@ def _base(config: TrialConfig) -> str:
 def differences(
     trials: Sequence[PlannedTrial], alike: Callable[[TrialConfig], Hashable], but: Collection[str] = ()
 ) -> list[list[str]]:
-    """Of each trial, in words, the settings that differ among those of equal `alike`; those named in `but` apart."""
+    """Of each trial, in words, the settings that differ among those of equal `alike`; those named in `but` apart.
+
+    One that is left out of an id at its default goes without saying there: only the others say it.
+    """
     groups: dict[Hashable, list[int]] = {}
     for place, trial in enumerate(trials):
         groups.setdefault(alike(trial.config), []).append(place)
@@ -70,18 +73,18 @@ def differences(
         settings = [_settings(trials[place], but) for place in group]
         differing = [name for name in settings[0] if len({values[name][0] for values in settings}) > 1]
         for place, values in zip(group, settings, strict=True):
-            found[place] = [values[name][1] for name in differing]
+            found[place] = [values[name][1] for name in differing if values[name][1]]
     return found
 
 
 def _settings(trial: PlannedTrial, but: Collection[str]) -> dict[str, tuple[Hashable, str]]:
     """Each setting's value and words; the model is one, whatever of it differs."""
     config = trial.config
-    found = {
-        name: (getattr(config, name), declared.words(getattr(config, name)))
-        for name, declared in SETTINGS.items()
-        if declared.kind != MODEL and name not in but
-    }
+    found: dict[str, tuple[Hashable, str]] = {}
+    for name, declared in SETTINGS.items():
+        if declared.kind != MODEL and name not in but:
+            value = getattr(config, name)
+            found[name] = (value, "" if value == declared.left_out_at else declared.words(value))
     if config.target_kl is not None and "beta" in found:
         found["beta"] = (config.beta, f"from {_BETA(config.beta)}")
     model = config.model_fingerprint

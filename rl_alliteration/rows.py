@@ -205,7 +205,9 @@ class Event(Record):
     event: int = column("index of the event in its trial, from 0")
     written_at: str = column("when it was written: ISO 8601, UTC, so that it sorts as text")
     status: str = column("`planned`, `running`, `stopped`, `finished` or `failed`; the views also show `stalled`")
-    reason: str = column("why it stopped or failed; empty if nothing is to be said")
+    reason: str = column(
+        "why it stopped or failed (`spent`: it had left a search's limits for good); empty if nothing is to be said"
+    )
     error: str = column("the error of a failed trial, in one line")
     generations: int = column("texts that were stored")
     max_generations: int = column("texts that the sweep asked for")

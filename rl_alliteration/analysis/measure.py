@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import duckdb
@@ -17,12 +17,14 @@ from rl_alliteration.analysis.rules import SENSE_QUANTILE, collapse_of
 from rl_alliteration.analysis.seeds import estimate, mean, resampled
 from rl_alliteration.analysis.types import WINDOW, Analysis, Original, Trial
 from rl_alliteration.analysis.words import Reals
-from rl_alliteration.config import ORIGINAL, ROUNDING, SAMPLING, SETTINGS, PlannedTrial, TrialConfig
+from rl_alliteration.config import ORIGINAL, ROUNDING, SAMPLING, SETTINGS, PlannedTrial, TrialConfig, UpdateSettings
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.foreign import Damaged
 from rl_alliteration.names import coefficient, differences, trial_names
 from rl_alliteration.results.originals import found_elsewhere, original_ids
 from rl_alliteration.results.reader import trial_rows, whole
 from rl_alliteration.rows import REWARDED
+from rl_alliteration.setting import values_of
 
 CURVE = 10
 """Generations per point of a trial's curves."""
@@ -35,6 +37,7 @@ def measure(
     experiment: str | None = None,
     window: int = WINDOW,
     trial_id: str | None = None,
+    skip: Callable[[Damaged], None] | None = None,
 ) -> Analysis:
     """Measure all trials, or one experiment's, by reward, algorithm, beta, rate, group and seed; the originals last.
 
@@ -46,12 +49,14 @@ def measure(
         experiment: only this one.
         window: generations per window.
         trial_id: only this one, with the originals.
+        skip: called with the error of an original in another experiment whose newest event is damaged.
 
     Raises:
         UserError: a window of fewer than 10 generations was asked for.
+        Damaged: an event or a text is, and there is no `skip` for it.
     """
     check_window(window)
-    facts = _facts(connection, experiment, trial_id)
+    facts = _facts(connection, experiment, trial_id, skip)
     trials = []
     originals: list[Candidate[Original]] = []
     for fact in reversed(facts):  # the originals first
@@ -137,16 +142,23 @@ def nearest(candidates: Iterable[Candidate[T]], experiment: str, keys: OriginalK
     return max(alike, key=lambda one: (one.keys[0] == keys[0], one.texts, one.experiment == experiment)).value
 
 
-def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_id: str | None) -> list[dict[str, Any]]:
+def _facts(
+    connection: duckdb.DuckDBPyConnection,
+    experiment: str | None,
+    trial_id: str | None,
+    skip: Callable[[Damaged], None] | None = None,
+) -> list[dict[str, Any]]:
     """What `trials` says of each, in the order of `measure`."""
-    facts = _rows(connection, experiment, trial_id, {})
+    facts = _rows(connection, experiment, trial_id)
     if experiment is not None:
         names = original_ids(fact["planned"] for fact in facts)
-        if elsewhere := found_elsewhere(connection, experiment, names):
-            facts = _rows(connection, experiment, trial_id, elsewhere)
+        for original, other in found_elsewhere(connection, experiment, names, skip).items():
+            facts += _rows(connection, other, original, originals=False)
     trials = [fact.pop("planned") for fact in facts]
     for fact, trial in zip(facts, trials, strict=True):
-        fact |= {"target_kl": trial.config.target_kl, "original_keys": original_keys(trial.config, fact["model"])}
+        config = trial.config
+        fact |= {"target_kl": config.target_kl, "original_keys": original_keys(config, fact["model"])}
+        fact["update"] = UpdateSettings(**values_of(UpdateSettings, config))
     _tell_apart(facts, trials)
     several = len({fact["experiment"] for fact in facts}) > 1
     for fact, name in zip(facts, trial_names(trials, always=("reward",)), strict=True):
@@ -156,27 +168,22 @@ def _facts(connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_
 
 
 def _rows(
-    connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_id: str | None, elsewhere: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, experiment: str | None, trial_id: str | None, *, originals: bool = True
 ) -> list[dict[str, Any]]:
+    """`originals`: with them, where one trial is asked for."""
     answer = connection.execute(
-        """
+        f"""
         SELECT experiment, trial_id, algorithm, if(algorithm = $original, 0, beta) AS beta, seed, status, reason,
                max_generations, reward_function, group_size, learning_rate, model, config, checkpoint_every, began
         FROM trials
         JOIN (SELECT experiment, trial_id, min(written_at) AS began FROM trial_events GROUP BY ALL)
         USING (experiment, trial_id)
-        WHERE (($experiment IS NULL OR experiment = $experiment)
-          AND ($trial_id IS NULL OR trial_id = $trial_id OR algorithm = $original))
-          OR list_contains($elsewhere, experiment || '/' || trial_id)
-        ORDER BY algorithm = $original, experiment <> $experiment, reward_function DESC, algorithm DESC, beta,
-                 learning_rate, group_size, seed, experiment, trial_id
+        WHERE ($experiment IS NULL OR experiment = $experiment)
+          AND ($trial_id IS NULL OR trial_id = $trial_id {"OR algorithm = $original" if originals else ""})
+        ORDER BY algorithm = $original, reward_function DESC, algorithm DESC, beta, learning_rate, group_size, seed,
+                 experiment, trial_id
         """,
-        {
-            "experiment": experiment,
-            "trial_id": trial_id,
-            "original": ORIGINAL,
-            "elsewhere": [f"{name}/{original}" for original, name in elsewhere.items()],
-        },
+        {"experiment": experiment, "trial_id": trial_id, "original": ORIGINAL},
     )
     return trial_rows(answer)
 

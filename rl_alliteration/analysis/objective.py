@@ -10,8 +10,6 @@ from rl_alliteration.analysis.rules import Limits
 from rl_alliteration.analysis.types import WINDOW
 from rl_alliteration.rows import rewarded
 
-SPENT = "spent"
-"""Why a trial was stopped: it has left the bounds for good."""
 SPENT_WINDOWS = 2
 """Windows in a row outside of the bounds after which that is so: of 20 trials of the study with beta 10 to 50 that had
 two, none had a better window within the bounds after that."""

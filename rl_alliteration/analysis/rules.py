@@ -1,4 +1,4 @@
-"""The rules that windows and trials are judged by, each once: collapsed, keeps variety, keeps sense."""
+"""The rules that windows and trials are judged by, each once: collapsed, destroyed, keeps variety, keeps sense."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ COLLAPSE_RULE = (
     "A trial collapses at the first generation of the first of two full windows in a row whose variety is less than "
     "two thirds of the original model's."
 )
-COLLAPSE_NOTE = "trials whose variety fell below two thirds of the original's"
 """The rule, for people. One window alone is no collapse, and neither are stories that are as varied as the model's
 own: variety compares a trial with the model that it began as, whatever the prompt."""
 KEEP_VARIETY = 0.9
@@ -92,6 +91,39 @@ class Limits:
         """
         near = np.abs(np.asarray(cross_entropy) - self.cross_entropy) <= self.nats
         return np.asarray(near & (repetition <= self.repetition))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """What the last texts of a trial have lost of the original's. A trial that has lost one of them is destroyed."""
+
+    variety: bool
+    """Whether they have less than two thirds of it: two such windows in a row are a collapse."""
+    sense: bool
+
+    @classmethod
+    def of(cls, original: Limits, variety: float, cross_entropy: float, repetition: float) -> Lost | None:
+        """Of the numbers of some texts; None if one of them is nan: there is too little text to say.
+
+        Args:
+            original: `Limits.of` the original, with `COLLAPSE_SHARE` of its variety.
+            variety: of the texts.
+            cross_entropy: their mean `original_lm_cross_entropy`.
+            repetition: their mean repetition.
+        """
+        if not all(map(math.isfinite, (variety, cross_entropy, repetition))):
+            return None
+        kept = bool(original.keep_variety(variety)), bool(original.keep_sense(cross_entropy, repetition))
+        return cls(not kept[0], not kept[1])
+
+
+def lost_at_the_end(trial: Trial) -> Lost | None:
+    """What a trial's last full window has lost; None where it has none, or no original to compare with."""
+    full = np.flatnonzero(trial.full)
+    if trial.original is None or not len(full):
+        return None
+    names = ("variety", "original_lm_cross_entropy", "repetition")
+    return Lost.of(Limits.of(trial.original, COLLAPSE_SHARE), *(float(trial.metrics[name][full[-1]]) for name in names))
 
 
 def check_limits(keep_variety: float, nats: float) -> None:

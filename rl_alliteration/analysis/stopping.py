@@ -9,6 +9,7 @@ from typing import Any
 from rl_alliteration.analysis.diversity import variety
 from rl_alliteration.analysis.rules import COLLAPSE_WINDOWS, lost_variety
 from rl_alliteration.analysis.types import WINDOW
+from rl_alliteration.results import schema
 from rl_alliteration.rows import rewarded
 
 COLLAPSE, PLATEAU = "collapse", "plateau"
@@ -16,10 +17,20 @@ HALVING = "halving"
 """Why a search stops a trial: others that had come as far had better windows."""
 SEED_FAILED = "a seed failed"
 """Why a search stops the other seeds of a setting: they cannot judge it without that one."""
+SPENT = "spent"
+"""Why a search stops a trial: it has left the limits of variety and sense for good."""
+_WORDS = {SPENT: "outside its limits"}
+"""Reasons that are stored in a word that says too little."""
 
 PLATEAU_MEAN = 3
 PLATEAU_PATIENCE = 10
 PLATEAU_RISE = 3.0
+
+
+def status_words(status: str, reason: str) -> str:
+    """How a trial stands, for people, with what stopped it: `stopped (collapse)`."""
+    shown = status == schema.STOPPED and reason
+    return f"{status} ({_WORDS.get(reason, reason)})" if shown else status
 
 
 class EarlyStopping:

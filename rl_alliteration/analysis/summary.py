@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from rl_alliteration.analysis.metrics import METRICS, Window
 from rl_alliteration.analysis.prompts import variety_within_and_across
 from rl_alliteration.analysis.types import WINDOW
 from rl_alliteration.config import ORIGINAL
+from rl_alliteration.foreign import Damaged
 from rl_alliteration.names import trial_names
 from rl_alliteration.results.originals import found_elsewhere, original_ids
 from rl_alliteration.results.reader import connect, last_rows, parts_by_trial, trial_rows, whole
@@ -64,6 +65,8 @@ class TrialSummary:
     variety_across: float
     """Between the texts of different prompts."""
     repetition: float
+    original_lm_cross_entropy: float
+    """How unlikely the texts are to the original model, nats a token."""
     last_text: str
     error: str
 
@@ -77,6 +80,7 @@ def summarise(
     only: Collection[tuple[str, str]] | None = None,
     *,
     wait: bool = True,
+    skip: Callable[[Damaged], None] | None = None,
 ) -> list[TrialSummary]:
     """Summaries of trials, by algorithm, beta, rate, group and seed. Reads the ends of the trials alone.
 
@@ -85,12 +89,16 @@ def summarise(
         experiment: only this one, and the original that it has from another one.
         only: only these trials, as (experiment, trial id).
         wait: as for `connect`.
+        skip: called with the error of an original in another experiment whose newest event is damaged.
+
+    Raises:
+        Damaged: an event or a text is, and there is no `skip` for it.
     """
     connection = connect(storage, wait=wait)
     events = _events(connection, experiment)
     if experiment is not None:
         names = original_ids(event["planned"] for event in events)
-        for trial_id, other in found_elsewhere(connection, experiment, names).items():
+        for trial_id, other in found_elsewhere(connection, experiment, names, skip).items():
             events += _events(connection, other, trial_id)
     for event, name in zip(events, trial_names([event["planned"] for event in events]), strict=True):
         event["name"] = name
@@ -125,8 +133,8 @@ def _events(
     return trial_rows(answer)
 
 
-_METRICS = ("raw_reward", "objective", "kl_penalty", "variety", "repetition")
-_NUMBERS = ("raw_reward", "reward", "kl_penalty")
+_METRICS = ("raw_reward", "objective", "kl_penalty", "variety", "repetition", "original_lm_cross_entropy")
+_NUMBERS = ("raw_reward", "reward", "kl_penalty", "original_lm_cross_entropy")
 _COLUMNS = ("generation", "text", "completion", "reward_of", "prompt", *_NUMBERS)
 
 

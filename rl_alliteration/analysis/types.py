@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rl_alliteration.analysis.best_of_n import BestOfN
 from rl_alliteration.analysis.seeds import Estimate
 from rl_alliteration.analysis.words import Ints, Reals
-from rl_alliteration.config import ORIGINAL
+from rl_alliteration.config import ORIGINAL, STUDYS_UPDATE, UpdateSettings
 from rl_alliteration.names import coefficient
 
 WINDOW = 100
@@ -90,6 +90,7 @@ class Trial:
     """The generation at which it collapsed (`rules.COLLAPSE_RULE`); None if it did not, or has no original."""
     apart: str = ""
     """What else sets it apart from the other trials of its reward, algorithm and coefficient: `, rate 0.0005`."""
+    update: UpdateSettings = STUDYS_UPDATE
 
     @property
     def coefficient(self) -> str:

@@ -10,15 +10,26 @@ from rich.text import Text
 
 from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.alliteration import alliterating_runs
-from rl_alliteration.analysis.summary import LAST, TrialSummary
+from rl_alliteration.analysis.stopping import status_words
+from rl_alliteration.analysis.summary import LAST, TrialSummary, summarise
 from rl_alliteration.analysis.verdict import Verdict, verdicts
+from rl_alliteration.errors import Failure
 from rl_alliteration.names import short_ids
-from rl_alliteration.results import schema
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.terminal import Grid, Screen, printable
 
 
-def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
+def show_trials(console: Screen, storage: Storage, experiment: str | None) -> None:
+    """How trials stand and what they end with: the table, and a line for whatever deserves one."""
+    notes: list[Failure] = []
+    summaries = summarise(storage, experiment, skip=notes.append)
+    _print_summaries(console, summaries)
+    _print_verdicts(console, storage, summaries)
+    for note in notes:
+        console.say(f"note: {note}")
+
+
+def _print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
     """A row or a card for each trial."""
     table = Grid(title=f"Over the last {LAST} texts of each trial", box=None, pad_edge=False, title_justify="left")
     several = len({summary.experiment for summary in summaries}) > 1
@@ -35,7 +46,7 @@ def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
         cells = [
             summary.name,
             ids[summary.trial_id],
-            _status_of(summary),
+            status_words(summary.status, summary.reason),
             f"{summary.generations}/{summary.max_generations}",
             f"{summary.raw_reward:.2f}",
             f"{-summary.kl_penalty:z.2f}",
@@ -47,8 +58,9 @@ def print_summaries(console: Screen, summaries: Sequence[TrialSummary]) -> None:
     console.show(table)
 
 
-def print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialSummary]) -> None:
-    """A line where trials end below the unmodified model by their own objective, one where none ends above it."""
+def _print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialSummary]) -> None:
+    """A line each where trials have lost their variety or their sense at their end, where they end below the
+    unmodified model by their own objective, and where none ends above it."""
     judged = verdicts(storage, summaries)
     for verdict in judged:
         about = f"{verdict.experiment}, {verdict.reward_function}: " if len(judged) > 1 else ""
@@ -57,11 +69,15 @@ def print_verdicts(console: Screen, storage: Storage, summaries: Sequence[TrialS
 
 
 def _told(verdict: Verdict, storage: str) -> list[str]:
-    """Each with what to try next."""
+    """What is lost, and how the objective compares, with what to try next."""
     nothing = f"the unmodified model's {verdict.nothing.objective:.2f}"
     count = len(verdict.trials)
     largest = max(trial.beta for trial in verdict.trials)
-    lines = []
+    lines = [
+        f"{what} lost in the last {LAST} texts of {len(lost)} of {count} trials: {_listed(lost)}"
+        for what, lost in (("Variety", verdict.lost_variety), ("Sense", verdict.lost_sense))
+        if lost
+    ]
     if verdict.below:
         worst = verdict.below[0]
         lines.append(
@@ -78,6 +94,15 @@ def _told(verdict: Verdict, storage: str) -> list[str]:
     return lines
 
 
+def _listed(trials: Sequence[TrialSummary]) -> str:
+    """Their names, of many the first."""
+    more = len(trials) - _NAMES
+    return "; ".join([trial.name for trial in trials[:_NAMES]] + ([f"and {more} more"] if more > 0 else []))
+
+
+_NAMES = 4
+
+
 def _gentler(below: Sequence[TrialSummary]) -> str:
     """What holds trials nearer to the original, as flags; empty for those that have nothing to hold them."""
     targets = [trial.target_kl for trial in below if trial.target_kl is not None]
@@ -85,12 +110,6 @@ def _gentler(below: Sequence[TrialSummary]) -> str:
     if beta > 0:
         return f"--beta {2 * beta:g} or "
     return f"--target-kl {min(targets) / 2:g} or " if targets else ""
-
-
-def _status_of(summary: TrialSummary) -> str:
-    """With what stopped it: `stopped (collapse)`."""
-    shown = summary.status == schema.STOPPED and summary.reason
-    return f"{summary.status} ({summary.reason})" if shown else summary.status
 
 
 def _variety(summary: TrialSummary) -> str:

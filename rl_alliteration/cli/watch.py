@@ -84,7 +84,8 @@ class LiveTrials:
         return {experiment for experiment, _ in self._summaries}
 
     def _read(self, parts: Mapping[Pair, Sequence[str]], grown: set[Pair], *, first: bool) -> None:
-        found = summarise(self._storage, self._experiment, wait=False)
+        # Nothing is compared here.
+        found = summarise(self._storage, self._experiment, wait=False, skip=lambda damaged: None)
         new = {(s.experiment, s.trial_id): s for s in found if self._experiment in (None, s.experiment)}
         self._summaries = new
         if not grown:

@@ -66,10 +66,10 @@ def _state(command: Report) -> tuple[int, set[str]]:
     """How many trials still run, and which files there are."""
     storage = open_storage(command.storage)
     reader.trial_ids(storage, command.experiment)
-    rows = reader.connect(storage).execute("SELECT experiment, status FROM trials").fetchall()
-    chosen = [status for experiment, status in rows if command.experiment in (None, experiment)]
+    ours, values = ("", []) if command.experiment is None else (" WHERE experiment = ?", [command.experiment])
+    rows = reader.connect(storage).execute(f"SELECT status FROM trials{ours}", values).fetchall()
     files = {path for dataset in ("generations", "trials") for path in storage.list(dataset)}
-    return sum(status in (schema.PLANNED, schema.RUNNING) for status in chosen), files
+    return sum(status in (schema.PLANNED, schema.RUNNING) for (status,) in rows), files
 
 
 def _write(command: Report, live: bool, say: Callable[[str], None]) -> None:
@@ -81,7 +81,7 @@ def _write(command: Report, live: bool, say: Callable[[str], None]) -> None:
     _check_output(Path(command.output))  # before the work, which may take a minute
     storage = open_storage(command.storage)
     connection = reader.connect(storage)
-    analysis = measure(connection, command.experiment, command.window)
+    analysis = measure(connection, command.experiment, command.window, skip=lambda damaged: say(f"note: {damaged}"))
     found = reader.searched(storage, lambda damaged: say(f"note: {damaged}; whether it was a search's is not known"))
     searches = {name for name in found if command.experiment in (None, name)}
     shown = Shown(analysis, command.keep_variety, command.keep_sense, searches)

@@ -99,8 +99,9 @@ def _trace(series: Series, figure: Figure) -> dict[str, Any]:
         # The name once to be shown, once to be found by.
         trace["customdata"] = [[_plain(name), generation, name] for name, generation in series.targets]
         where = "%{customdata[0]}, generation %{customdata[1]}"
+        x = "%{x}" if series.x and isinstance(series.x[0], str) else f"%{{x:.{figure.digits}f}}"
         trace["hovertemplate"] = (
-            f"{name}<br>{_plain(figure.x_title)} %{{x:.{figure.digits}f}}, "
+            f"{name}<br>{_plain(figure.x_title)} {x}, "
             f"{_plain(figure.y_title)} %{{y:.{figure.digits}f}}<br>{where}<extra></extra>"
         )
     return trace

@@ -21,7 +21,7 @@ from rl_alliteration.advice import search_command
 from rl_alliteration.analysis.claims import check_claims
 from rl_alliteration.analysis.frontier import NEW_TEXTS
 from rl_alliteration.analysis.more_seeds import words
-from rl_alliteration.analysis.rules import COLLAPSE_NOTE, KEEP_VARIETY, SENSE_NATS
+from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS, lost_at_the_end
 from rl_alliteration.analysis.types import FINAL_TEXTS, WINDOW, Analysis, Trial
 from rl_alliteration.report import settings
 from rl_alliteration.report import trials as table
@@ -126,11 +126,10 @@ def _subtitle(shown: Shown, trials: Sequence[Trial]) -> str:
 
 def _facts(analysis: Analysis, trials: Sequence[Trial]) -> list[dict[str, str]]:
     trained = analysis.trained
-    fallen = [trial for trial in trained if trial.collapse is not None]
     texts = sum(int(trial.texts.sum()) for trial in trials)
     facts = [
         {"label": "Texts", "value": f"{texts:,}", "note": f"of {len(trained)} trials and the original model"},
-        {"label": "Collapsed", "value": f"{len(fallen)} of {len(trained)}", "note": COLLAPSE_NOTE},
+        *_destroyed(trained),
     ]  # fmt: skip
     running = [trial for trial in trained if trial.status not in (schema.FINISHED, schema.FAILED, schema.STOPPED)]
     if running:
@@ -144,6 +143,24 @@ def _facts(analysis: Analysis, trials: Sequence[Trial]) -> list[dict[str, str]]:
              f"{original.original.metrics['variety']:.2f}"}
         )  # fmt: skip
     return facts
+
+
+def _destroyed(trained: Sequence[Trial]) -> list[dict[str, str]]:
+    """How many trials have collapsed, and how many have lost their sense, of those that can be compared."""
+    ends = [(trial, lost) for trial in trained if (lost := lost_at_the_end(trial)) is not None]
+    left_out = len(trained) - len(ends)
+    more = f"; not counted: {left_out} without a full window, or without an original" if left_out else ""
+    counts = (
+        ("Collapsed", sum(trial.collapse is not None or lost.variety for trial, lost in ends),
+         "trials whose variety fell below two thirds of the original's, in two windows in a row or in the last"),
+        ("Without sense", sum(lost.sense for _, lost in ends),
+         f"trials whose last full window is more than {SENSE_NATS:g} nats a token from the original's texts, or more "
+         "repetitive than they are"),
+    )  # fmt: skip
+    return [
+        {"label": label, "value": f"{count} of {len(ends)}" if ends else "–", "note": note + more}
+        for label, count, note in counts
+    ]
 
 
 def _recommendation(shown: Shown) -> str:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from rl_alliteration.analysis.alliteration import LETTERS
 from rl_alliteration.analysis.metrics import METRICS
+from rl_alliteration.analysis.rules import lost_at_the_end
+from rl_alliteration.analysis.stopping import status_words
 from rl_alliteration.analysis.types import Trial
 from rl_alliteration.report.base import short
-from rl_alliteration.results import schema
 
 
 class Cell(NamedTuple):
@@ -54,8 +55,7 @@ def _word(value: str) -> Cell:
 
 
 def _status(trial: Trial) -> Cell:
-    stopped = trial.status == schema.STOPPED and trial.reason
-    return _word(f"{trial.status} ({trial.reason})" if stopped else trial.status)
+    return _word(status_words(trial.status, trial.reason))
 
 
 def _generations(trial: Trial) -> Cell:
@@ -78,6 +78,14 @@ def _collapse(trial: Trial) -> Cell:
     return _NOTHING if trial.collapse is None else Cell(f"{trial.collapse:,}", trial.collapse)
 
 
+def _lost(trial: Trial) -> Cell:
+    """What the last full window has lost; without either a trial is destroyed."""
+    lost = lost_at_the_end(trial)
+    if lost is None:
+        return _NOTHING
+    return _word(", ".join(["variety"] * lost.variety + ["sense"] * lost.sense) or "nothing")
+
+
 COLUMNS = (
     Column("algorithm", lambda trial: _word(trial.algorithm), left=True),
     Column("beta", _trained(lambda trial: Cell(short(trial.coefficient), trial.beta))),
@@ -94,6 +102,7 @@ COLUMNS = (
     Column("repetition", _at_the_end("repetition", 2)),
     Column("letters", _top_letters, left=True),
     Column("collapses at", _collapse),
+    Column("lost at the end", _trained(_lost), left=True),
 )
 
 

@@ -29,6 +29,8 @@ _PART = re.compile(rf"\w+/{_TRIAL}/part-\d{{8,}}\.parquet")
 _CHECKSUM = re.compile(rf"manifests/(?P<experiment>{schema.EXPERIMENT})/(?P<trial_id>{schema.TRIAL_ID})/.*\.json")
 _KEYS = {"experiment": pa.string(), "trial_id": pa.string()}
 _GOING_ON = f"('{schema.PLANNED}', '{schema.RUNNING}')"
+BY_PATH = "trials_by_path"
+"""Experiment and id of each trial that has an event, by the paths alone: no damaged file is in its way."""
 _NEWEST = "trial_events QUALIFY row_number() OVER (PARTITION BY experiment, trial_id ORDER BY event DESC) = 1"
 
 
@@ -50,6 +52,9 @@ def connect(storage: Storage, *, wait: bool = True) -> duckdb.DuckDBPyConnection
     if not any(found.values()):
         raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
     _check_versions(connection, storage, found["trials"])
+    pairs = sorted(_pairs(_PART, found["trials"]))
+    by_path = [dict(zip(_KEYS, pair, strict=True)) for pair in pairs]
+    connection.register(BY_PATH, pa.Table.from_pylist(by_path, schema=pa.schema(_KEYS)))
     abandoned = _list(_without_driver(storage, connection, wait=wait))
     connection.execute(
         f"""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rl_alliteration.config import UpdateSettings
+from rl_alliteration.config import STUDYS_UPDATE, UpdateSettings
 
 UPDATE: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UpdateSettings)}
 """The settings of an update, each with the study's value."""
@@ -49,7 +49,7 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def update_values(request: Any, default: UpdateSettings | None = None) -> dict[str, Any]:
     """The values that a `SeveralUpdates` gives to each setting; where it gives none, that of `default`, or the
     study's."""
-    default = default or UpdateSettings()
+    default = default or STUDYS_UPDATE
     return {name: unique(getattr(request, name)) or (getattr(default, name),) for name in UPDATE}
 
 

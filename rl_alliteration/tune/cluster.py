@@ -19,7 +19,8 @@ from rich.console import Console
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.tune.own_ray import core_processes, lives, own_ray
-from rl_alliteration.tune.plan import Sweep, gpus_asked
+from rl_alliteration.tune.plan import Sweep
+from rl_alliteration.tune.run_flags import gpus_asked
 from rl_alliteration.tune.signals import StopRequest
 from rl_alliteration.tune.submission import TOKEN_HELP
 

@@ -41,12 +41,13 @@ from rl_alliteration.tune.history import history
 from rl_alliteration.tune.losses import Losses
 from rl_alliteration.tune.metrics import provide_dashboard
 from rl_alliteration.tune.notices import tell
-from rl_alliteration.tune.plan import Sweep, checkpoints_kept, gpus_asked, plan, stop_reasons
+from rl_alliteration.tune.plan import Sweep, plan
 from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.proposals import Proposals
 from rl_alliteration.tune.restore import restore_files, store_model
 from rl_alliteration.tune.resume import Found, Standing, find
 from rl_alliteration.tune.reward_parameters import with_reward_parameters
+from rl_alliteration.tune.run_flags import checkpoints_kept, gpus_asked, stop_reasons
 from rl_alliteration.tune.search import Choice, Search, seeds_of, space_of, sweep_of
 from rl_alliteration.tune.sending import credentials, to_send, working_directory
 from rl_alliteration.tune.signals import StopRequest

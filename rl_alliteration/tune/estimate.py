@@ -11,8 +11,9 @@ from rl_alliteration.errors import UserError
 from rl_alliteration.results.reader import connect
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.terminal import duration
-from rl_alliteration.tune.plan import Sweep, gpus_asked, stop_reasons
+from rl_alliteration.tune.plan import Sweep
 from rl_alliteration.tune.resume import Found, Standing, find
+from rl_alliteration.tune.run_flags import gpus_asked, stop_reasons
 from rl_alliteration.tune.submission import ray_address
 
 

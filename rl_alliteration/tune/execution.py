@@ -13,7 +13,8 @@ from rl_alliteration.rl.expressions import parse
 from rl_alliteration.rl.rewards import REWARDS
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import notices, submission
-from rl_alliteration.tune.plan import Sweep, gpus_asked, plan, resolve
+from rl_alliteration.tune.plan import Sweep, plan, plan_all, resolve_all
+from rl_alliteration.tune.run_flags import gpus_asked
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Prepared:
     """A sweep that has passed every check that needs no cluster."""
 
     sweep: Sweep
-    """Resolved."""
+    """Resolved; without what its preset has beside it."""
     trials: list[PlannedTrial]
-    """The original first."""
+    """All of them, the original first."""
     loaded: LoadedModel
     storage: Storage | None
     """None for a dry run where there is none yet, or within reach."""
@@ -100,7 +101,8 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    asked, sweep = sweep, resolve(sweep)
+    asked, sweeps = sweep, resolve_all(sweep)
+    sweep = sweeps[0]
     check_location(sweep.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep)
@@ -110,7 +112,7 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
-    trials = with_reward_parameters(plan(sweep, loaded), loaded, sweep, console.say)
+    trials = with_reward_parameters(plan_all(sweeps, loaded), loaded, sweep, console.say)
     _say_reward_of(asked, console)
     _try_reward(sweep, trials[0].config)
     return Prepared(sweep, trials, loaded, storage)

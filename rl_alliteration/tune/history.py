@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from rl_alliteration.analysis.objective import SPENT, Objective
+from rl_alliteration.analysis.objective import Objective
 from rl_alliteration.analysis.rules import Limits
-from rl_alliteration.analysis.stopping import COLLAPSE, HALVING
+from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SPENT
 from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig, UpdateSettings
 from rl_alliteration.foreign import Damaged
 from rl_alliteration.results import schema

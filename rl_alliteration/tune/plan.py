@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.config import (
     COMPLETION,
     ORIGINAL_GENERATIONS,
@@ -22,6 +21,7 @@ from rl_alliteration.config import (
     TEXT,
     TEXTS_VERSION,
     PlannedTrial,
+    Sampling,
     SharedSettings,
     TrialConfig,
 )
@@ -35,6 +35,7 @@ from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.setting import values_of
 from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
 from rl_alliteration.tune.presets import PRESETS, Preset
+from rl_alliteration.tune.run_flags import checkpoints_kept, gpus_asked
 from rl_alliteration.tune.web_hook import web_hook
 from rl_alliteration.user_files import read_text
 
@@ -101,8 +102,10 @@ class Request:
 class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # fields: of the last base first
     """What sweeps and searches have in common."""
 
+    top_k: int | None = None  # type: ignore[assignment]  # resolved it is a number
+    """Sample among the k likeliest tokens; 0: the full distribution. Default: 0; with --as-published 50."""
     as_published: bool = False
-    """Sample with top_k 50, whatever --top-k says by default: so the study's own code did through its library."""
+    """Sample with top_k 50: so the study's own code did through its library."""
     checkpoint_every: int | None = None
     """Generations per Parquet part and checkpoint, a multiple of the group size. Default: 600."""
     publish_every: float = 5.0
@@ -175,18 +178,41 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    preset = Preset(("rloo",), ())
-    if sweep.preset is not None:
-        if sweep.preset not in PRESETS:
-            raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-        preset = PRESETS[sweep.preset]
+    return _resolved(sweep, _preset_of(sweep))
+
+
+def resolve_all(sweep: Sweep) -> tuple[Sweep, ...]:
+    """`resolve`, and what the preset has beside it: sweeps that differ in their trials alone.
+
+    Raises:
+        UserError: as for `resolve`.
+    """
+    preset = _preset_of(sweep)
+    asked = sweep.algorithm
+    found = [_resolved(sweep, preset)]
+    for other in preset.beside:
+        algorithm = tuple(name for name in other.algorithm if name in (asked or other.algorithm))
+        if algorithm:
+            found.append(_resolved(dataclasses.replace(sweep, algorithm=algorithm), other))
+    return tuple(found)
+
+
+def _preset_of(sweep: Sweep) -> Preset:
+    if sweep.preset is None:
+        return Preset(("rloo",), ())
+    if sweep.preset not in PRESETS:
+        raise UserError(f"--preset: {sweep.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[sweep.preset]
+
+
+def _resolved(sweep: Sweep, preset: Preset) -> Sweep:
     betas = sweep.beta or (sweep.target_kl and (INITIAL_BETA,)) or preset.beta
     if not betas:
         raise UserError("--beta: give KL coefficients, such as --beta 0 10 100, or a --target-kl, or a --preset")
     experiment = sweep.experiment or sweep.preset
     if experiment is None:
         raise UserError("--experiment: give the experiment a name")
-    if sweep.as_published and sweep.top_k not in (0, STUDY_TOP_K):
+    if sweep.as_published and sweep.top_k not in (None, STUDY_TOP_K):
         raise UserError(f"--top-k: --as-published means {STUDY_TOP_K}; leave one of the two out")
     length = preset.max_generations
     if sweep.model in SHIPPED_MODELS and preset.storyteller_max_generations is not None:
@@ -212,7 +238,7 @@ def resolve(sweep: Sweep) -> Sweep:
         max_generations=sweep.max_generations if sweep.max_generations is not None else length,
         learning_rate=unique(sweep.learning_rate or (rate,)),
         group_size=unique(sweep.group_size or preset.group_size),
-        top_k=STUDY_TOP_K if sweep.as_published else sweep.top_k,
+        top_k=_top_k(sweep),
         checkpoint_every=sweep.checkpoint_every if sweep.checkpoint_every is not None else preset.checkpoint_every,
         **update_values(sweep, preset.update),
     )
@@ -258,42 +284,19 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
     )
 
 
-def gpus_asked(sweep: Sweep) -> float | None:
-    """GPUs per trial; None for `auto`.
+def plan_all(sweeps: Sequence[Sweep], loaded: LoadedModel) -> list[PlannedTrial]:
+    """The trials of the sweeps of `resolve_all`, the original first, each once.
 
     Raises:
-        UserError: neither `auto` nor a number that Ray can share out.
+        UserError: as for `plan`.
     """
-    if sweep.gpus_per_trial == "auto":
-        return None
-    try:
-        gpus = float(sweep.gpus_per_trial)
-    except ValueError:
-        gpus = math.nan
-    if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
-        raise UserError(
-            f"--gpus-per-trial: {sweep.gpus_per_trial!r} is not accepted; "
-            "give auto, a share of a GPU such as 0.25, or a whole number"
-        )
-    return gpus
-
-
-def checkpoints_kept(sweep: Sweep) -> int | None:
-    """How many checkpoints to keep; None for all.
-
-    Raises:
-        UserError: neither `all` nor a number.
-    """
-    if sweep.keep_checkpoints == "all":
-        return None
-    if not sweep.keep_checkpoints.isdecimal() or int(sweep.keep_checkpoints) < 1:
-        raise UserError(f"--keep-checkpoints: {sweep.keep_checkpoints!r} is not accepted; give all, or 1 or more")
-    return None if sweep.stop_on_collapse else int(sweep.keep_checkpoints)
-
-
-def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
-    """For what a trial is stopped before its end: the reasons of `analysis.stopping.EarlyStopping`."""
-    return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
+    first, *others = [plan(sweep, loaded) for sweep in sweeps]
+    trials = {trial.trial_id: trial for trial in first}
+    for original, *trained in others:
+        assert original == first[0], "the sweeps of a preset have one original"
+        for trial in trained:
+            trials.setdefault(trial.trial_id, dataclasses.replace(trial, beside=True))
+    return list(trials.values())
 
 
 def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
@@ -335,6 +338,12 @@ def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
         PlannedTrial(original, sweep.model, sweep.original_texts, _ORIGINAL_CHECKPOINT_EVERY),
         *trials.values(),
     ]
+
+
+def _top_k(sweep: Sweep) -> int:
+    if sweep.top_k is not None:
+        return sweep.top_k
+    return STUDY_TOP_K if sweep.as_published else Sampling().top_k
 
 
 def _absolute(source: str) -> str:

@@ -112,7 +112,9 @@ def find(
 
 def _refuse_other_lengths(storage: Storage, experiment: str, trials: Sequence[PlannedTrial]) -> None:
     """A schedule's length is part of a trial's id, so that a longer one is another trial: not what was meant."""
-    wanted = {_of_any_length(trial.config): trial for trial in trials if trial.config.schedule_length}
+    wanted = {
+        _of_any_length(trial.config): trial for trial in trials if trial.config.schedule_length and not trial.beside
+    }
     stored: list[tuple[str, str]] = []
     if wanted:
         with contextlib.suppress(UserError):  # there is none yet

@@ -43,8 +43,8 @@ def with_reward_parameters(
     Args:
         trials: as planned.
         loaded: their model.
-        sweep: theirs; a dry run keeps nothing.
-        say: called with a line when sampling begins, which takes a while.
+        sweep: theirs; a dry run samples nothing, and without a table leaves the trials as they are (`id_is_known`).
+        say: called with a line when sampling begins, which takes a while, or where a dry run goes without.
 
     Raises:
         UserError: what a reward makes of the texts is no table of finite numbers.
@@ -72,15 +72,26 @@ def with_reward_parameters(
             tables[name] = shipped
         elif storage is not None and storage.exists(path):
             tables[name] = _kept(storage, path, name)
+        elif sweep.dry_run:
+            say(
+                f"the ids of these trials are not known yet: they contain the reward's {name}, which the sweep makes "
+                f"of {ORIGINAL_GENERATIONS:,} texts of the model before RL"
+            )
+            return list(trials)
         else:
             tables[name] = _checked(table_of(texts()), name)
-            if storage is not None and not sweep.dry_run:
+            if storage is not None:
                 storage.put(path, encode_record({name: tables[name]}))
     parameters = canonical_json(tables)
     return [
         dataclasses.replace(trial, config=dataclasses.replace(trial.config, reward_parameters=parameters))
         for trial in trials
     ]
+
+
+def id_is_known(trial: PlannedTrial) -> bool:
+    """Whether its configuration has all that its id is made of: not where its reward's tables are missing."""
+    return bool(trial.config.reward_parameters) or not get_reward(trial.config.reward).needs
 
 
 def _digest(table_of: Callable[..., Table]) -> str:

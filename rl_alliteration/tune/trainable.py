@@ -20,9 +20,9 @@ import ray
 from ray import tune
 
 from rl_alliteration.analysis.diversity import variety
-from rl_alliteration.analysis.objective import SPENT, Objective
+from rl_alliteration.analysis.objective import Objective
 from rl_alliteration.analysis.rules import Limits
-from rl_alliteration.analysis.stopping import EarlyStopping
+from rl_alliteration.analysis.stopping import SPENT, EarlyStopping
 from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.results.lease import PATIENCE_SECONDS, Superseded, check_epoch, lease_path, read_lease

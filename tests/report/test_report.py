@@ -22,10 +22,12 @@ from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.types import Analysis
 from rl_alliteration.cli.main import main
+from rl_alliteration.config import UpdateSettings
 from rl_alliteration.report.base import Shown
 from rl_alliteration.report.command import Report, report
 from rl_alliteration.report.drawing import save_png, to_plotly
 from rl_alliteration.report.figures import letters, metrics
+from rl_alliteration.report.figures.search import search_figures
 from rl_alliteration.report.page import build_page
 from rl_alliteration.report.sections import main_figures
 from rl_alliteration.report.texts import chosen_generations, sample_texts
@@ -33,6 +35,7 @@ from rl_alliteration.results import schema
 from rl_alliteration.results.cards import SEARCH, SWEEP, write_run
 from rl_alliteration.results.reader import connect, searched
 from rl_alliteration.results.storage import Storage
+from rl_alliteration.setting import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +198,9 @@ def test_a_search_is_shown_trial_by_trial(tmp_path: Path) -> None:
     figures = {figure.key: figure for figure in main_figures(Shown(analysis, searches=searched(storage)))}
     history = figures["search_history"]
     points = {series.name: series for series in history.series}
-    assert list(points) == ["finished", "stopped: others did better", "stopped: collapsed", "best so far"]
+    assert list(points) == ["finished", "stopped (halving)", "stopped (collapse)", "best so far"]
     assert [list(points[name].x) for name in list(points)[:3]] == [[1.0], [2.0], [3.0]]  # as they began
-    assert points["stopped: collapsed"].y == [0.0]  # no window of it keeps variety and sense
+    assert points["stopped (collapse)"].y == [0.0]  # no window of it keeps variety and sense
     best = recommend(frontier(Analysis([t for t in analysis.trials if t.trial_id == ids[0]], 100)))
     assert best is not None
     assert points["finished"].y == [best.point.alliteration]
@@ -210,6 +213,34 @@ def test_a_search_is_shown_trial_by_trial(tmp_path: Path) -> None:
     )
     report(Report(storage=str(storage), experiment="swept", output=str(tmp_path / "page.html")), lambda line: None)
     assert 'id="search"' not in (tmp_path / "page.html").read_text()
+
+
+def test_a_search_is_shown_by_each_setting_that_it_chose_among(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "results")
+    ours = UpdateSettings(credit="to-go", kl="exact", momentum=0.9, warm_up=50)
+    made = [
+        MadeUp(beta=20, generations=100, group_size=20),
+        MadeUp(beta=20, generations=100, status=schema.STOPPED, reason="spent", update=ours),
+        MadeUp(beta=20, generations=100, update=UpdateSettings(optimizer="adamw", schedule="linear")),
+        MadeUp("grpo", beta=20, generations=100),
+    ]
+    write_results(storage, made, "looked_for")
+    write_run(storage, "looked_for", "1", SEARCH, {})
+    shown = Shown(measure(connect(storage)), searches=["looked_for"])
+    figures = {figure.key: figure for figure in search_figures(shown)}
+    names = ("history", "group_size", "algorithm", *settings_of(UpdateSettings))
+    assert list(figures) == [f"search_{name}" for name in names]  # beta and rate did not vary
+    at = {name: sorted({x for series in figures[f"search_{name}"].series for x in series.x}) for name in names[1:]}
+    assert at["group_size"] == [10, 20] and at["warm_up"] == [0, 50] and at["momentum"] == [0.0, 0.9]
+    assert at["credit"] == ["text", "to-go"] and at["kl"] == ["exact", "sampled"]
+    (stopped,) = [one for one in figures["search_credit"].series if one.name == "stopped (outside its limits)"]
+    assert list(stopped.x) == ["to-go"]
+    drawn = to_plotly(figures["search_credit"])
+    assert drawn["layout"]["xaxis"]["type"] == "category" and "credit %{x}," in drawn["data"][0]["hovertemplate"]
+    assert len(save_png(list(figures.values()), tmp_path)) == len(names)
+    report(Report(storage=str(storage), output=str(tmp_path / "page.html")), lambda line: None)
+    page = (tmp_path / "page.html").read_text()
+    assert "The search, by warm-up" in page and "stopped (outside its limits)" in page and "(spent)" not in page
 
 
 def test_letters_of_rewards_are_compared_at_equal_divergence(storage: Storage) -> None:

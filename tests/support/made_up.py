@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig
+from rl_alliteration.config import ORIGINAL, STUDYS_UPDATE, PlannedTrial, TrialConfig, UpdateSettings
 from rl_alliteration.results import schema
 from rl_alliteration.results.events import EventLog
 from rl_alliteration.results.storage import Storage
@@ -92,6 +92,9 @@ class MadeUp:
     target_kl: float | None = None
     learning_rate: float = 1e-3
     dtype: str = "float32"
+    update: UpdateSettings = STUDYS_UPDATE
+    group_size: int = 10
+    """Of algorithms that compare texts."""
 
 
 def trial_report(**values: Any) -> TrialReport:
@@ -120,7 +123,8 @@ def _write_trial(storage: Storage, log: EventLog, trial: MadeUp, text: Callable[
     config = TrialConfig(
         algorithm="rloo" if trial.algorithm == ORIGINAL else trial.algorithm,
         beta=trial.beta, seed=trial.seed, learning_rate=trial.learning_rate, target_kl=trial.target_kl,
-        group_size=1 if trial.algorithm == "reinforce" else 10,
+        group_size=1 if trial.algorithm == "reinforce" else trial.group_size, **dataclasses.asdict(trial.update),
+        schedule_length=0 if trial.update.schedule == "constant" else trial.generations,
         reward=trial.reward, reward_version=1, prompt=PROMPT, max_length=100, temperature=1.0, top_k=0,
         weights="00", tokenizer="00", dtype=trial.dtype, threads=1,
     )  # fmt: skip

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from commands import assert_verified, flags, here, run
 from made_up import MadeUp, write_results
@@ -221,6 +223,58 @@ def test_where_it_is_shorter_than_a_window_that_is_said_in_one_line(
 
 
 # --- on a real Ray ---------------------------------------------------------------------------------------
+
+
+def _without_a_value(path: Path, column: str, value: object) -> None:
+    table = pq.read_table(path, partitioning=None)
+    place = table.column_names.index(column)
+    kind = table.schema.field(place)
+    pq.write_table(table.set_column(place, kind, pa.array([value], kind.type)), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "own"), [("garbage", True), ("garbage", False), ("no number", False), ("no configuration", True)]
+)
+def test_a_damaged_event_of_it_elsewhere_is_a_line_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, own: bool
+) -> None:
+    storage = Storage(tmp_path / "results")
+    for experiment in ("first", "second"):
+        write_results(storage, [MadeUp(beta=10, generations=100)], experiment)
+    original = original_of(storage, "second")
+    if not own:
+        forget(storage, "first", original)
+    (event,) = (tmp_path / "results/trials/experiment=second" / f"trial_id={original}").iterdir()
+    if damage == "garbage":
+        event.write_bytes(b"no Parquet")
+    else:
+        _without_a_value(event, *(("max_generations", None) if damage == "no number" else ("config", "{}")))
+    flags = ("--storage", str(storage), "--experiment", "first")
+    code, out, err = run(capsys, "status", *flags)
+    (note,) = [line for line in out.splitlines() if line.startswith("note:")]
+    assert code == 0 and not err and "100/100" in out
+    assert note.startswith("note: the original in experiment second is not compared with: ")
+    assert note.endswith("; see `verify`")
+    assert ("Nothing beats the original" in out) == own
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, "report", *flags, "--output", str(page))
+    assert code == 0 and note in out.splitlines() and page.exists()
+    assert len(LiveTrials(storage, "first").look()) == 1 + own
+    code, _, err = run(capsys, "status", "--storage", str(storage), "--experiment", "second")
+    assert code == 1 and len(err.splitlines()) == 1  # of one's own it is an error
+
+
+def test_other_damage_elsewhere_does_not_concern_an_experiment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = Storage(tmp_path / "results")
+    write_results(storage, [MadeUp(beta=10, generations=100)], "first")
+    write_results(storage, [MadeUp(beta=10, generations=100, reward="a_words")], "second")
+    for folder in (tmp_path / "results/trials/experiment=second").iterdir():
+        for event in folder.iterdir():
+            event.write_bytes(b"no Parquet")
+    code, out, err = run(capsys, "status", "--storage", str(storage), "--experiment", "first")
+    assert code == 0 and "note:" not in out and not err and "Nothing beats the original" in out
 
 
 @pytest.mark.ray

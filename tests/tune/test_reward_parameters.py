@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import flags, run
 from trials import EXPERIMENT, planned, rows, run_trial
 
 from rl_alliteration.config import SHIPPED_MODELS, PlannedTrial, TrialConfig
@@ -23,7 +24,7 @@ from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.rl.rewards import REWARDS, initial_rarity, reward
 from rl_alliteration.tune import reward_parameters
 from rl_alliteration.tune.plan import Sweep, plan, resolve
-from rl_alliteration.tune.reward_parameters import with_reward_parameters
+from rl_alliteration.tune.reward_parameters import id_is_known, with_reward_parameters
 
 SMALL = {"beta": (1.0,), "experiment": "e", "max_length": 16, "group_size": 4}
 
@@ -72,26 +73,44 @@ def few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_parameters, "ORIGINAL_GENERATIONS", 20)
 
 
+def test_a_dry_run_samples_nothing(
+    tiny_gpt_neo_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> list[str]:
+        raise AssertionError("a dry run samples")
+
+    monkeypatch.setattr(reward_parameters, "_sampled", refuse)
+    grid = ("--reward", "rare_alliteration", "--beta", "1", "10", "--max-generations", "8", "--dry-run")
+    code, out, _ = run(capsys, *flags(tiny_gpt_neo_folder, tmp_path / "s", *grid))
+    told, _, *rows, total = out.splitlines()
+    assert code == 0 and not (tmp_path / "s").exists()
+    assert told.startswith("the ids of these trials are not known yet: they contain the reward's rarity, which")
+    assert [row.split()[0] for row in rows] == ["original-…", "rloo-beta1-seed0-…", "rloo-beta10-seed0-…"]
+    assert total.startswith("3 trials, 1,016 texts")
+
+
 def test_another_models_table_is_of_its_originals_texts_and_is_kept(
     few_texts: None, tiny_gpt_neo: LoadedModel, tmp_path: Path
 ) -> None:
     storage = Storage(tmp_path)
     said: list[str] = []
-    _, dry = trials_of(tiny_gpt_neo, tmp_path, said, dry_run=True)
-    assert len(said) == 1 and storage.list("") == []
     original, trained = trials_of(tiny_gpt_neo, tmp_path, said)
-    assert trained.trial_id == dry.trial_id
+    _, dry = trials_of(tiny_gpt_neo, tmp_path, said, dry_run=True)
+    assert dry == trained and id_is_known(dry)
     _, again = trials_of(tiny_gpt_neo, tmp_path, said)
-    assert again == trained and len(said) == 2
+    assert again == trained and len(said) == 1
     original = planned(original.config, 20, every=10)
     run_trial(storage, original, tiny_gpt_neo)
     expected = initial_rarity(row["text"] for row in rows(storage, original))
     assert json.loads(trained.config.reward_parameters)["rarity"] == expected
     # Another prompt's texts are others; one that is not the original's does not move the table.
     _, other = trials_of(tiny_gpt_neo, tmp_path, said, prompt=("One day",))
-    assert len(said) == 3 and other.config.reward_parameters != trained.config.reward_parameters
+    assert len(said) == 2 and other.config.reward_parameters != trained.config.reward_parameters
     _, seeded = trials_of(tiny_gpt_neo, tmp_path, said, seed=(7,))
-    assert len(said) == 3 and seeded.config.reward_parameters == trained.config.reward_parameters
+    assert len(said) == 2 and seeded.config.reward_parameters == trained.config.reward_parameters
 
 
 def test_a_stored_trial_needs_no_table_beside_it(

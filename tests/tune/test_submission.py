@@ -31,7 +31,7 @@ def test_a_sweep_is_the_same_on_the_other_side_of_the_command_line(
 ) -> None:
     sweep = Sweep(
         storage=storage, prompt=tuple(prompt), learning_rate=(rate,), beta=tuple(betas), seed=(1, 2), as_published=True,
-        publish_every=rate,
+        publish_every=rate, top_k=0,
     )  # fmt: skip
     assert vars(cli.parse(submission.sweep_arguments(sweep))) == vars(sweep)
 

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 from rich.live import Live
 
-from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.cli.commands import Command
-from rl_alliteration.cli.summaries import print_summaries, print_verdicts
+from rl_alliteration.cli.summaries import show_trials
 from rl_alliteration.cli.watch import REFRESH_SECONDS, LiveTrials, exit_code, fitting
 from rl_alliteration.cli.watch import table as live_table
 from rl_alliteration.errors import Failure, UserError
@@ -44,9 +43,7 @@ class Status(Command):
             return exit_code(storage, self.experiment)
         storage = open_storage(self.storage)
         reader.trial_ids(storage, self.experiment)
-        summaries = summarise(storage, self.experiment)
-        print_summaries(screen, summaries)
-        print_verdicts(screen, storage, summaries)
+        show_trials(screen, storage, self.experiment)
         unreadable = reader.drivers(storage).unreadable
         unknown = [f"{name} ({why})" for name, why in unreadable.items() if self.experiment in (None, name)]
         if unknown:

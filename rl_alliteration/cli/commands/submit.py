@@ -14,7 +14,7 @@ from rl_alliteration.cli.commands.logs import follow
 from rl_alliteration.results.storage import check_location
 from rl_alliteration.terminal import Screen, complain
 from rl_alliteration.tune import submission
-from rl_alliteration.tune.plan import Sweep, resolve
+from rl_alliteration.tune.plan import Sweep, resolve_all
 from rl_alliteration.tune.web_hook import NOTIFY_URL
 
 
@@ -35,7 +35,7 @@ class Submit(Sweep, Command):
 
     def run(self) -> int:
         sweep = Sweep(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sweep)})
-        resolved = resolve(sweep)
+        resolved = resolve_all(sweep)[0]
         check_location(sweep.storage)
         submission.sweep_arguments(sweep)  # refused before the cluster is asked
         if os.environ.get(NOTIFY_URL):

@@ -9,9 +9,8 @@ from typing import ClassVar
 from rich.text import Text
 
 from rl_alliteration import terminal
-from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.cli.commands import Command
-from rl_alliteration.cli.summaries import print_summaries, print_verdicts
+from rl_alliteration.cli.summaries import show_trials
 from rl_alliteration.config import ORIGINAL
 from rl_alliteration.names import update_words
 from rl_alliteration.terminal import Grid, Screen
@@ -42,9 +41,7 @@ def show_end(console: Screen, ended: Ended) -> int:
     Raises:
         Failure: a trial failed.
     """
-    summaries = summarise(ended.storage, ended.experiment)
-    print_summaries(console, summaries)
-    print_verdicts(console, ended.storage, summaries)
+    show_trials(console, ended.storage, ended.experiment)
     where = shlex.quote(str(ended.storage))
     console.print()
     console.say(f"Texts and numbers (Parquet): {ended.storage}/generations")
@@ -64,6 +61,7 @@ def show_end(console: Screen, ended: Ended) -> int:
 
 def _print_plan(console: Screen, prepared: Prepared) -> None:
     from rl_alliteration.tune.estimate import as_found, time_told  # with torch, and so no sooner
+    from rl_alliteration.tune.reward_parameters import id_is_known
 
     sweep, storage = prepared.sweep, prepared.storage
     found = as_found(storage, prepared.trials, sweep)
@@ -73,8 +71,9 @@ def _print_plan(console: Screen, prepared: Prepared) -> None:
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "state", bare=bare)
     for f in found:
         trial, config = f.trial, f.trial.config
+        name = trial.trial_id if id_is_known(trial) else f"{trial.trial_id.rpartition('-')[0]}-…"
         table.add_row(
-            Text(trial.trial_id), f"{trial.max_generations:,}", str(config.group_size),
+            Text(name), f"{trial.max_generations:,}", str(config.group_size),
             f"{config.learning_rate:g}", Text(config.reward),
             "–" if config.algorithm == ORIGINAL else update_words(config), Text(f.words),
         )  # fmt: skip

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
 from rl_alliteration.analysis.frontier import FrontierPoint, keeps
-from rl_alliteration.analysis.objective import SPENT
-from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SEED_FAILED
+from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SEED_FAILED, SPENT, status_words
 from rl_alliteration.analysis.types import Trial
+from rl_alliteration.config import UpdateSettings
 from rl_alliteration.report.base import BLUE, GOLD, GREEN, GREY, ORANGE, PINK, RED, Figure, Series, Shown, references
+from rl_alliteration.results import schema
+from rl_alliteration.setting import settings_of
 
-_FATES = {
-    "finished": ("finished", GREEN),
-    HALVING: ("stopped: others did better", GREY),
-    COLLAPSE: ("stopped: collapsed", RED),
-    SEED_FAILED: ("stopped: another seed failed", PINK),
-    SPENT: ("stopped: variety or sense lost", ORANGE),
-}
-"""How a trial may end: in words, and its colour."""
+_COLOURS = {schema.FINISHED: GREEN, HALVING: GREY, COLLAPSE: RED, SPENT: ORANGE, SEED_FAILED: PINK}
+"""By how a trial ended, or why it was stopped."""
+_CHOICES: tuple[tuple[str, str, Callable[[Trial], Any], bool], ...] = (
+    ("beta", "beta", attrgetter("beta"), True),
+    ("learning_rate", "learning rate", attrgetter("learning_rate"), True),
+    ("group_size", "group size", attrgetter("group_size"), True),
+    ("algorithm", "algorithm", attrgetter("algorithm"), False),
+    *((name, name.replace("_", "-"), attrgetter(f"update.{name}"), False) for name in settings_of(UpdateSettings)),
+)
+"""What a search chooses: key, title, its value in a trial, and whether on a logarithmic axis."""
 
 
 def search_figures(shown: Shown) -> list[Figure]:
@@ -46,17 +52,20 @@ def _of_one(points: Sequence[FrontierPoint], trials: Sequence[Trial], keep_varie
     scores = [best[trial.name].alliteration if trial.name in best else 0.0 for trial in ordered]
     numbers = [float(number) for number in range(1, len(ordered) + 1)]
     running = np.maximum.accumulate(scores).tolist() if scores else []
-    fates = [trial.reason if trial.status == "stopped" else trial.status for trial in ordered]
+    fates = [status_words(trial.status, trial.reason) for trial in ordered]
+    colours = {
+        fate: _COLOURS.get(trial.reason if trial.status == schema.STOPPED else trial.status, BLUE)
+        for fate, trial in zip(fates, ordered, strict=True)
+    }
     targets = [(t.name, best[t.name].first if t.name in best else int(t.first[-1])) for t in ordered]
 
-    def by_fate(x: Sequence[float]) -> list[Series]:
+    def by_fate(x: Sequence[Any]) -> list[Series]:
         found = []
         for fate in dict.fromkeys(fates):
             chosen = [index for index, other in enumerate(fates) if other == fate]
-            name, colour = _FATES.get(fate, (fate, BLUE))
             found.append(
                 Series(
-                    name, [x[i] for i in chosen], [scores[i] for i in chosen], colour, "points",
+                    fate, [x[i] for i in chosen], [scores[i] for i in chosen], colours[fate], "points",
                     targets=[targets[i] for i in chosen],
                 )
             )  # fmt: skip
@@ -72,16 +81,12 @@ def _of_one(points: Sequence[FrontierPoint], trials: Sequence[Trial], keep_varie
         "trial", y_title, [*by_fate(numbers), Series("best so far", numbers, running, GOLD)],
         references(ordered, "alliteration"),
     )  # fmt: skip
-    chosen: tuple[tuple[str, str, Callable[[Trial], float]], ...] = (
-        ("beta", "beta", lambda trial: trial.beta),
-        ("learning_rate", "learning rate", lambda trial: trial.learning_rate),
-    )
     chosen_by = [
         Figure(
             f"search_{key}", f"The search, by {title}", what, title, y_title, by_fate([value(t) for t in ordered]),
-            references(ordered, "alliteration"), log_x=True,
+            references(ordered, "alliteration"), log_x=log_x,
         )
-        for key, title, value in chosen
+        for key, title, value, log_x in _CHOICES
         if len({value(trial) for trial in ordered}) > 1
     ]  # fmt: skip
     return [history, *chosen_by]

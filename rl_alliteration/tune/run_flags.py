@@ -1,0 +1,50 @@
+"""What the flags of a run, not of its trials, come to: GPUs, checkpoints to keep, reasons to stop a trial."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
+from rl_alliteration.errors import UserError
+
+if TYPE_CHECKING:
+    from rl_alliteration.tune.plan import Sweep
+
+
+def gpus_asked(sweep: Sweep) -> float | None:
+    """GPUs per trial; None for `auto`.
+
+    Raises:
+        UserError: neither `auto` nor a number that Ray can share out.
+    """
+    if sweep.gpus_per_trial == "auto":
+        return None
+    try:
+        gpus = float(sweep.gpus_per_trial)
+    except ValueError:
+        gpus = math.nan
+    if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
+        raise UserError(
+            f"--gpus-per-trial: {sweep.gpus_per_trial!r} is not accepted; "
+            "give auto, a share of a GPU such as 0.25, or a whole number"
+        )
+    return gpus
+
+
+def checkpoints_kept(sweep: Sweep) -> int | None:
+    """How many checkpoints to keep; None for all.
+
+    Raises:
+        UserError: neither `all` nor a number.
+    """
+    if sweep.keep_checkpoints == "all":
+        return None
+    if not sweep.keep_checkpoints.isdecimal() or int(sweep.keep_checkpoints) < 1:
+        raise UserError(f"--keep-checkpoints: {sweep.keep_checkpoints!r} is not accepted; give all, or 1 or more")
+    return None if sweep.stop_on_collapse else int(sweep.keep_checkpoints)
+
+
+def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
+    """For what a trial is stopped before its end: the reasons of `analysis.stopping.EarlyStopping`."""
+    return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
