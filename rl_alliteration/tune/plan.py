@@ -16,7 +16,6 @@ from rl_alliteration.config import (
     ORIGINAL_GENERATIONS,
     ORIGINAL_GROUP_SIZE,
     SHIPPED_MODELS,
-    STUDY_PROMPT,
     STUDY_TOP_K,
     TEXT,
     TEXTS_VERSION,
@@ -35,9 +34,8 @@ from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.setting import values_of
 from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
 from rl_alliteration.tune.presets import PRESETS, Preset
-from rl_alliteration.tune.run_flags import checkpoints_kept, gpus_asked
-from rl_alliteration.tune.web_hook import web_hook
-from rl_alliteration.user_files import read_text
+from rl_alliteration.tune.prompts import prompts_of
+from rl_alliteration.tune.run_flags import check_run_flags, gpus_asked
 
 if TYPE_CHECKING:
     from rl_alliteration.lm.loading import LoadedModel
@@ -352,23 +350,6 @@ def _absolute(source: str) -> str:
     return str(path.resolve()) if source not in SHIPPED_MODELS and path.is_dir() else source
 
 
-def prompts_of(sweep: Sweep) -> tuple[str, ...]:
-    """The prompts, of the flags or the file, once each, in the order given.
-
-    Raises:
-        UserError: the file cannot be read or is empty, or there are both.
-    """
-    if sweep.prompts is None:
-        return unique(sweep.prompt) or (STUDY_PROMPT,)
-    if sweep.prompt:
-        raise UserError("--prompts: give either the file or --prompt, not both")
-    lines = read_text(sweep.prompts, "--prompts").split("\n")
-    prompts = unique(tuple(line.strip() for line in lines if line.strip()))
-    if not prompts:
-        raise UserError(f"--prompts: {sweep.prompts!r} has no prompt in it; give one per line")
-    return prompts
-
-
 def _group_size(asked: int | None, name: str) -> int:
     """REINFORCE takes its one text; algorithms that compare texts take the flag's."""
     algorithm = get_algorithm(name)
@@ -383,16 +364,7 @@ def _group_size(asked: int | None, name: str) -> int:
 
 
 def _check_counts(sweep: Sweep) -> None:
-    gpus_asked(sweep)
-    checkpoints_kept(sweep)
-    web_hook(sweep.notify_url)
-    if sweep.max_failures < 0:
-        raise UserError(f"--max-failures: {sweep.max_failures} is not accepted; give 0 or more")
-    for flag, hours in (("max-hours", sweep.max_hours), ("max-device-hours", sweep.max_device_hours)):
-        if hours is not None and not 0 < hours < math.inf:
-            raise UserError(f"--{flag}: {hours:g} is not accepted; give hours, more than 0")
-    if not 0 < sweep.publish_every < math.inf:
-        raise UserError(f"--publish-every: {sweep.publish_every:g} is not accepted; give minutes, more than 0")
+    check_run_flags(sweep)
     if min(sweep.group_size, default=1) < 1:
         raise UserError(f"--group-size: {min(sweep.group_size)} is not accepted; give 1 or more (rloo: 2 or more)")
     if sweep.original_texts < 1 or sweep.original_texts % ORIGINAL_GROUP_SIZE:

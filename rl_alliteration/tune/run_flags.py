@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.errors import UserError
+from rl_alliteration.tune.web_hook import web_hook
 
 if TYPE_CHECKING:
     from rl_alliteration.tune.plan import Sweep
@@ -48,3 +49,21 @@ def checkpoints_kept(sweep: Sweep) -> int | None:
 def stop_reasons(sweep: Sweep) -> tuple[str, ...]:
     """For what a trial is stopped before its end: the reasons of `analysis.stopping.EarlyStopping`."""
     return (COLLAPSE,) * sweep.stop_on_collapse + (PLATEAU,) * sweep.stop_on_plateau
+
+
+def check_run_flags(sweep: Sweep) -> None:
+    """Whether each is one that a run can be made with.
+
+    Raises:
+        UserError: one is not.
+    """
+    gpus_asked(sweep)
+    checkpoints_kept(sweep)
+    web_hook(sweep.notify_url)
+    if sweep.max_failures < 0:
+        raise UserError(f"--max-failures: {sweep.max_failures} is not accepted; give 0 or more")
+    for flag, hours in (("max-hours", sweep.max_hours), ("max-device-hours", sweep.max_device_hours)):
+        if hours is not None and not 0 < hours < math.inf:
+            raise UserError(f"--{flag}: {hours:g} is not accepted; give hours, more than 0")
+    if not 0 < sweep.publish_every < math.inf:
+        raise UserError(f"--publish-every: {sweep.publish_every:g} is not accepted; give minutes, more than 0")

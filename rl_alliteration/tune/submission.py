@@ -17,7 +17,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import rl_alliteration
 from rl_alliteration.errors import Failure, UserError
-from rl_alliteration.tune.plan import Sweep, prompts_of
+from rl_alliteration.tune.plan import Sweep
+from rl_alliteration.tune.prompts import prompts_of
 from rl_alliteration.tune.web_hook import NOTIFY_URL
 
 DASHBOARD = "http://127.0.0.1:8265"
