@@ -29,6 +29,7 @@ _LAST_UNSAID_VERSION = 3
 """Until then configurations were stored without it."""
 
 _DTYPES = ("float32", "bfloat16", "float64")
+REFERENCE_DTYPES = ("float32", "bfloat16")
 _MAX_THREADS = 4096
 _MAX_TOKENS = 10**8
 """Of a group: its random numbers alone take 8 bytes each."""
@@ -40,6 +41,8 @@ SHIPPED_MODELS = ("storyteller", "storyteller-2")
 ORIGINAL = "original"
 ORIGINAL_GENERATIONS = 1000
 ORIGINAL_GROUP_SIZE = 10
+NOT_OF_ORIGINALS = ("micro_batch", "reference_dtype")
+"""Ways to save memory in training, which an original leaves at their defaults: it is one for all of them."""
 
 STUDY_PROMPT = "Once upon a time"
 STUDY_MAX_LENGTH = 100
@@ -118,7 +121,16 @@ class SharedSettings(Sampling):
         accepts=", ".join((*_DTYPES, "auto")), check=lambda value: value in (*_DTYPES, "auto"),
     )  # fmt: skip
     """Precision of sampling and scoring: float32, bfloat16, or `auto`: bfloat16 where the hardware computes it.
-    Weights and updates are float32 always."""
+    The policy's weights and updates are float32 always."""
+    micro_batch: int = setting(
+        ROUNDING, "micro-batches of {}", default=0,
+        accepts="0 (the whole group at once) or a number of texts", check=lambda value: value >= 0,
+    )  # fmt: skip
+    """To save memory, score and differentiate a group so many texts at a time: the same sum of gradients to rounding,
+    in more time. Sampling stays one batch. 0, or no fewer than the group has: all at once. Default: 0."""
+    reference_dtype: str = setting(ROUNDING, "{} reference", default="float32", **_one_of(*REFERENCE_DTYPES))
+    """Precision in which the frozen weights before RL are kept: bfloat16 saves half of their memory, and rounds the KL
+    divergence. Default: float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +214,8 @@ class TrialConfig(UpdateSettings, SharedSettings):
             self.group_size * self.max_length <= _MAX_TOKENS,
             "group-size", f"at most {_MAX_TOKENS:,} tokens a group, texts × max-length", self.group_size,
         )  # fmt: skip
+        if self.micro_batch >= self.group_size:  # all at once, by another name
+            object.__setattr__(self, "micro_batch", 0)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -264,6 +278,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
     def original(self) -> TrialConfig:
         """The trial without updates that belongs to this one: same model, prompt and sampling."""
         study: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UpdateSettings)}
+        study |= {name: SETTINGS[name].left_out_at for name in NOT_OF_ORIGINALS}
         return dataclasses.replace(
             self,
             algorithm=ORIGINAL,

@@ -276,13 +276,15 @@ class TrialTrainable(tune.Trainable):
         device = torch.device("cuda" if on_gpu else "cpu")
         self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
         for checked in (True, False):  # what is read without transformers may have other names there
-            if self._loaded is None or self._loaded.differs(config):
+            if self._loaded is None or self._loaded.spent or self._loaded.differs(config):
                 self._loaded = load_model(
                     trial.model, tokenizer=setup.tokenizer, revision=setup.revision, checked=checked
                 )
         if (difference := self._loaded.differs(config)) is not None:
             planned = f"is not the one the sweep planned with: {difference}"
             raise Failure(f"the model {trial.model!r} on {socket.gethostname()} {planned}")
+        # Where the reference has weights of its own, the policy takes the loaded ones: the next trial loads them again.
+        self._loaded.gives_away = config.reference_dtype != "float32" and not on_gpu
         trainer = Trainer(
             config,
             self._loaded,
