@@ -58,10 +58,10 @@ def scores_of(
             _backward(graph, weights[texts], None if of_divergence is None else of_divergence[texts])
 
     with torch.no_grad():
-        log_q, graphs = zip(*(_scored(policy, reference, piece, exact) for piece in pieces), strict=True)
+        of_pieces, graphs = zip(*(_scored(policy, reference, piece, exact) for piece in pieces), strict=True)
     log_p, entropy, divergence = zip(*graphs, strict=True)
     whole = torch.cat(log_p), torch.cat(entropy), torch.cat(divergence) if exact else None
-    return _scores(whole, torch.cat(log_q), backward)
+    return _scores(whole, torch.cat(of_pieces), backward)
 
 
 _Graph = tuple[Tensor, Tensor, Tensor | None]
