@@ -21,7 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from rl_alliteration.config import CREDITS, KL_TERMS
+from rl_alliteration.flags import CREDITS, KL_TERMS
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.rl.advantages import get_algorithm
 from rl_alliteration.rl.rewards import get_reward

@@ -6,12 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import COMPLETION, DTYPES, TEXT, SharedSettings, UpdateSettings, number_at_least, one_of
 from rl_alliteration.foreign import Damaged, Finite, read_object, typed
 from rl_alliteration.foreign import canonical_json as canonical_json
 from rl_alliteration.identifiers import check_name
@@ -28,7 +28,6 @@ DESCRIBED_TEXTS_VERSION = 5
 _LAST_UNSAID_VERSION = 3
 """Until then configurations were stored without it."""
 
-_DTYPES = ("float32", "bfloat16", "float64")
 _MAX_THREADS = 4096
 _MAX_TOKENS = 10**8
 """Of a group: its random numbers alone take 8 bytes each."""
@@ -40,108 +39,8 @@ SHIPPED_MODELS = ("storyteller", "storyteller-2")
 ORIGINAL = "original"
 ORIGINAL_GENERATIONS = 1000
 ORIGINAL_GROUP_SIZE = 10
-
-STUDY_PROMPT = "Once upon a time"
-STUDY_MAX_LENGTH = 100
-STUDY_TOP_K = 50
-
-
-def _number_at_least(least: float) -> Callable[[Any], bool]:
-    return lambda value: math.isfinite(value) and value >= least
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How texts are sampled. Each field is a flag of `sweep`, `search` and `sample`, its docstring the flag's help."""
-
-    max_length: int = setting(
-        SAMPLING, "length {}", default=STUDY_MAX_LENGTH, left_out_at=NEVER,
-        accepts="at least 2 tokens", check=lambda value: value >= 2,
-    )  # fmt: skip
-    """Most tokens of a text, the prompt's included."""
-    temperature: float = setting(
-        SAMPLING, "temperature {:.12g}", default=1.0, left_out_at=NEVER,
-        accepts="a number from 0.001 to 1000", check=lambda value: 0.001 <= value <= 1000,
-    )  # fmt: skip
-    """Sampling temperature."""
-    top_k: int = setting(
-        SAMPLING, "top-k {}", default=0, left_out_at=NEVER,
-        accepts="0 (the full distribution) or more", check=lambda value: value >= 0,
-    )  # fmt: skip
-    """Sample among the k likeliest tokens; 0: the full distribution."""
-
-
-CREDITS = ("text", "to-go")
-KL_TERMS = ("sampled", "exact", "k2", "k3")
-TEXT, COMPLETION = "text", "completion"
-"""What a reward may be of: the prompt with what was sampled after it, or that alone."""
-
-
-def _one_of(*names: str) -> dict[str, Any]:
-    return {"accepts": " or ".join(names), "check": lambda value: value in names}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chat:
-    """How a prompt is put to an instruct model. Each field is a flag of `sweep`, `search` and `sample`."""
-
-    chat: bool = setting(SAMPLING, lambda value: "chat" if value else "no chat", default=False)
-    """Put the prompt through the model's chat template, as the user's message; the end of a turn ends a text."""
-    system_prompt: str | None = setting(
-        SAMPLING, lambda value: "no system prompt" if value is None else f'system prompt "{value}"', default=None
-    )
-    """With --chat: the system message. Default: none of ours; the template may have its own."""
-
-    def check_chat(self) -> None:
-        """Whether its settings fit together.
-
-        Raises:
-            UserError: they do not.
-        """
-        if self.system_prompt is not None and not self.chat:
-            raise UserError("--system-prompt: it is a message of the chat template; give --chat too, or leave it out")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UpdateSettings:
-    """How a scored group becomes an update, the algorithm aside; the defaults are the study's. Each field is a flag of
-    `sweep` and `search`, which take several values of it."""
-
-    credit: str = setting(TRAINING, "credit {}", default="text", **_one_of(*CREDITS))
-    """What a token is weighed by: `text`, the advantage of its text; `to-go`, the reward and KL that come with it or
-    after it. Default: text."""
-    kl: str = setting(TRAINING, "KL {}", default="sampled", **_one_of(*KL_TERMS))
-    """The KL term: `sampled`, of the sampled tokens, in the reward; `exact`, its gradient over the whole vocabulary;
-    `k2` or `k3`, that estimator in the loss. Default: sampled."""
-    optimizer: str = setting(TRAINING, "{}", default="sgd", **_one_of("sgd", "adamw"))
-    """`sgd` or `adamw`. Default: sgd."""
-    momentum: float = setting(
-        TRAINING, "momentum {:.12g}", default=0.0,
-        accepts="a number of at least 0 and below 1", check=lambda value: 0 <= value < 1,
-    )  # fmt: skip
-    """Of SGD. Default: 0."""
-    schedule: str = setting(TRAINING, "{} rate", default="constant", **_one_of("constant", "linear", "cosine"))
-    """The learning rate over a trial: `constant`; `linear` or `cosine` fall to 0 at its end, so that it cannot be
-    extended. Default: constant."""
-    warm_up: int = setting(
-        TRAINING, "warm-up {:,}", default=0, accepts="a number of texts, 0 or more", check=lambda value: value >= 0
-    )
-    """Texts over which the learning rate rises. Default: 0."""
-
-
-STUDYS_UPDATE = UpdateSettings()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SharedSettings(Chat, Sampling):
-    """Settings that all trials of a sweep share. Each field is a flag of `sweep` and `search`."""
-
-    dtype: str = setting(
-        ROUNDING, "{}", default="float32", left_out_at=NEVER,
-        accepts=", ".join((*_DTYPES, "auto")), check=lambda value: value in (*_DTYPES, "auto"),
-    )  # fmt: skip
-    """Precision of sampling and scoring: float32, bfloat16, or `auto`: bfloat16 where the hardware computes it.
-    Weights and updates are float32 always."""
+NOT_OF_ORIGINALS = ("micro_batch", "reference_dtype")
+"""Ways to save memory in training, which an original leaves at their defaults: it is one for all of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,13 +53,13 @@ class TrialConfig(UpdateSettings, SharedSettings):
 
     algorithm: str = setting(TRAINING, "{}", key="algorithm.name")
     """`rloo`, a registered one, or `original` for the trial without updates."""
-    beta: float = setting(TRAINING, "beta {:.12g}", accepts="a number, 0 or more", check=_number_at_least(0))
+    beta: float = setting(TRAINING, "beta {:.12g}", accepts="a number, 0 or more", check=number_at_least(0))
     """KL coefficient, in units of reward per nat of mean cross-entropy; finite, at least 0."""
     seed: int = setting(
         TRAINING, "seed {}", accepts="an integer from 0 to 2^63 - 1", check=lambda value: 0 <= value < 2**63
     )
     """Seed of every random number of the trial; 0 … 2^63 − 1."""
-    learning_rate: float = setting(TRAINING, "rate {:.12g}", accepts="a number above 0", check=_number_at_least(0))
+    learning_rate: float = setting(TRAINING, "rate {:.12g}", accepts="a number above 0", check=number_at_least(0))
     """Learning rate, the greatest of a schedule; finite, above 0 (0 for the original)."""
     group_size: int = setting(TRAINING, "group {}", accepts="an integer, 1 or more", check=lambda value: value >= 1)
     """Texts per update."""
@@ -207,7 +106,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
         SAMPLING, lambda value: f"turn ends {' '.join(map(str, value))}" if value else "no end of turn", default=()
     )
     """The token by which the chat template ends an answer, if it does: it ends a text too."""
-    reward_of: str = setting(SAMPLING, "reward of the {}", default=TEXT, **_one_of(TEXT, COMPLETION))
+    reward_of: str = setting(SAMPLING, "reward of the {}", default=TEXT, **one_of(TEXT, COMPLETION))
     """What the reward is of, and with it that of the original."""
     algorithm_version: int = setting(TRAINING, "algorithm version {}", default=1, key="algorithm.version")
     """Version of the algorithm: raised when its updates change."""
@@ -238,6 +137,8 @@ class TrialConfig(UpdateSettings, SharedSettings):
             self.group_size * self.max_length <= _MAX_TOKENS,
             "group-size", f"at most {_MAX_TOKENS:,} tokens a group, texts × max-length", self.group_size,
         )  # fmt: skip
+        if self.micro_batch >= self.group_size:  # all at once, by another name
+            object.__setattr__(self, "micro_batch", 0)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -300,6 +201,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
     def original(self) -> TrialConfig:
         """The trial without updates that belongs to this one: same model, prompt and sampling."""
         study: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UpdateSettings)}
+        study |= {name: SETTINGS[name].left_out_at for name in NOT_OF_ORIGINALS}
         return dataclasses.replace(
             self,
             algorithm=ORIGINAL,
@@ -346,7 +248,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
         except (UserError, ValueError, RecursionError) as error:
             reason = str(error)[:300] if isinstance(error, UserError) else type(error).__name__
             raise Damaged(f"{path} is damaged: {reason}") from error
-        if config.dtype not in _DTYPES or config.texts_version < 1:
+        if config.dtype not in DTYPES or config.texts_version < 1:
             raise Damaged(f"{path} is damaged: its dtype or texts_version is none that is stored")
         if len(config.chat_prompts) != (len(config.prompts) if config.chat else 0):
             raise Damaged(f"{path} is damaged: its chat_prompts are not those of its prompts")

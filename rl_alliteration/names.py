@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Protocol
 
-from rl_alliteration.config import MODEL, ORIGINAL, SETTINGS, PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.config import MODEL, ORIGINAL, SETTINGS, PlannedTrial, TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.setting import settings_of
 
 _BETA = SETTINGS["beta"].words

@@ -14,7 +14,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from rl_alliteration.config import COMPLETION, TEXT, TrialConfig
+from rl_alliteration.config import TrialConfig
+from rl_alliteration.flags import COMPLETION, TEXT
 
 
 @dataclasses.dataclass(frozen=True)

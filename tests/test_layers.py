@@ -14,7 +14,19 @@ PACKAGE = Path(__file__).parents[1] / "rl_alliteration"
 
 LAYERS = (
     (
-        *("errors", "foreign", "terminal", "setting", "identifiers", "config", "names", "rows", "user_files", "advice"),
+        *(
+            "errors",
+            "foreign",
+            "terminal",
+            "setting",
+            "flags",
+            "identifiers",
+            "config",
+            "names",
+            "rows",
+            "user_files",
+            "advice",
+        ),
         "__init__",
     ),
     ("lm",),

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rl_alliteration.analysis.frontier import NEW_TEXTS, Recommendation
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.types import Trial
-from rl_alliteration.config import COMPLETION, Sampling, TrialConfig
+from rl_alliteration.config import TrialConfig
+from rl_alliteration.flags import COMPLETION, Sampling
 from rl_alliteration.names import coefficient
 from rl_alliteration.setting import values_of
 from rl_alliteration.terminal import one_line

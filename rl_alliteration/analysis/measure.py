@@ -17,8 +17,9 @@ from rl_alliteration.analysis.rules import SENSE_QUANTILE, collapse_of
 from rl_alliteration.analysis.seeds import estimate, mean, resampled
 from rl_alliteration.analysis.types import WINDOW, Analysis, Original, Trial
 from rl_alliteration.analysis.words import Reals
-from rl_alliteration.config import ORIGINAL, ROUNDING, SAMPLING, SETTINGS, PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.config import NOT_OF_ORIGINALS, ORIGINAL, ROUNDING, SAMPLING, SETTINGS, PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.foreign import Damaged
 from rl_alliteration.names import coefficient, differences, trial_names
 from rl_alliteration.results.originals import found_elsewhere, original_ids
@@ -117,7 +118,11 @@ def original_keys(config: TrialConfig, model: str) -> OriginalKeys:
         model: its name and fingerprint, as `trials` has them.
     """
     settings = [
-        tuple(getattr(config, name) for name, declared in SETTINGS.items() if declared.kind == kind)
+        tuple(
+            getattr(config, name)
+            for name, declared in SETTINGS.items()
+            if declared.kind == kind and name not in NOT_OF_ORIGINALS
+        )
         for kind in (SAMPLING, ROUNDING)
     ]
     but_rounding = (*settings[0], model.rpartition("@")[2], config.reward)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rl_alliteration.analysis.best_of_n import BestOfN
 from rl_alliteration.analysis.seeds import Estimate
 from rl_alliteration.analysis.words import Ints, Reals
-from rl_alliteration.config import ORIGINAL, STUDYS_UPDATE, UpdateSettings
+from rl_alliteration.config import ORIGINAL
+from rl_alliteration.flags import STUDYS_UPDATE, UpdateSettings
 from rl_alliteration.names import coefficient
 
 WINDOW = 100

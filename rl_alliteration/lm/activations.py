@@ -10,58 +10,73 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Activations:
-    """Of L layers; by token, then by text, as they are decoded. The memory is used again for the next group.
+class LayerActivations:
+    """Of a layer; by token, then by text, as they are decoded.
 
     B texts, T tokens, A heads of queries, keys and values together, H of queries, D width of a head, C width of the
     residual stream, V vocabulary.
     """
 
     heads: Tensor
-    """Queries, keys and values as attention reads them: (L, B, A, T, D)."""
+    """Queries, keys and values as attention reads them: (B, A, T, D)."""
     attended: Tensor
-    """(L, T, B, H · D)."""
+    """(T, B, H · D)."""
     normalisers: Tensor
-    """Of attention, their logarithms: (L, T, B, H)."""
+    """Of attention, their logarithms: (T, B, H)."""
     middle: Tensor
-    """Between a layer's halves: (L, T, B, C)."""
+    """Between the layer's halves: (T, B, C)."""
     hidden: Tensor
-    """Of the feed-forward network, see `Description.records_activation`: (L, T, B, rows of `expand`)."""
+    """Of the feed-forward network, see `Description.records_activation`: (T, B, rows of `expand`)."""
     output: Tensor
-    """Of a layer: (L, T, B, C)."""
+    """(T, B, C)."""
+
+    @property
+    def by_token(self) -> tuple[Tensor, ...]:
+        """All but `heads`."""
+        return self.attended, self.normalisers, self.middle, self.hidden, self.output
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """Of all layers. Each layer has memory of its own, so that a backward pass frees it once it is through with it."""
+
+    layers: list[LayerActivations]
     logits: Tensor
     """(T, B, V)."""
 
     @classmethod
     def empty(
-        cls, cache: Tensor, *, heads: int, width: int, hidden: int, vocabulary: int, weights: torch.dtype,
+        cls, cache: Tensor, *, heads: int, width: int, hidden: int, vocabulary: int, stream: torch.dtype,
         products: torch.dtype,
     ) -> Activations:  # fmt: skip
         """Memory for the texts whose queries, keys and values `cache` is to hold, (L, B, A, T, D).
 
-        `weights`: the precision of the residual stream, `products` that of products.
+        `stream`: the precision of the residual stream, `products` that of products.
         """
-        layers, texts, _, length, head_width = cache.shape
-        of_layers = functools.partial(cache.new_empty, layers, length, texts)
-        return cls(
-            cache,
-            attended=of_layers(heads * head_width),
-            normalisers=of_layers(heads),
-            middle=of_layers(width, dtype=weights),
-            hidden=of_layers(hidden, dtype=products),
-            output=of_layers(width, dtype=weights),
-            logits=cache.new_empty(length, texts, vocabulary, dtype=products),
-        )
+        texts, _, length, head_width = cache.shape[1:]
+        new = functools.partial(cache.new_empty, length, texts)
+        layers = [
+            LayerActivations(
+                of_layer,
+                attended=new(heads * head_width),
+                normalisers=new(heads),
+                middle=new(width, dtype=stream),
+                hidden=new(hidden, dtype=products),
+                output=new(width, dtype=stream),
+            )
+            for of_layer in cache
+        ]
+        return cls(layers, new(vocabulary, dtype=products))
 
-    def rows(self) -> list[list[Tensor]]:
+    def rows(self) -> list[tuple[Tensor, ...]]:
         """By token: of each layer in turn what is after `heads`, then the logits; (B, …) each."""
-        of_layers = [getattr(self, name)[layer] for layer in range(len(self.heads)) for name in _OF_LAYERS]
-        return [list(rows) for rows in zip(*(part.unbind() for part in (*of_layers, self.logits)), strict=True)]
+        of_layers = [part for layer in self.layers for part in layer.by_token]
+        return list(zip(*(part.unbind() for part in (*of_layers, self.logits)), strict=True))
 
     def until(self, length: int) -> Activations:
         """Of the first `length` tokens."""
-        of_layers = {name: getattr(self, name)[:, :length] for name in _OF_LAYERS}
-        return Activations(self.heads[..., :length, :], logits=self.logits[:length], **of_layers)
-
-
-_OF_LAYERS = ("attended", "normalisers", "middle", "hidden", "output")
+        layers = [
+            LayerActivations(layer.heads[..., :length, :], *(part[:length] for part in layer.by_token))
+            for layer in self.layers
+        ]
+        return Activations(layers, self.logits[:length])

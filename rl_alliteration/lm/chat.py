@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from rl_alliteration.config import Chat
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import Chat
 
 # Templates may put in today's date: the same command on another day would then be another trial. They get the day that
 # Llama's template names where it knows no clock, by a macro of the name that transformers gives them the clock under.

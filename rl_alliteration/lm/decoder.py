@@ -7,7 +7,7 @@ C width of the residual stream, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -36,23 +36,34 @@ class DecoderForward:
     """
 
     def __init__(self, description: Description, dtype: torch.dtype | None = None) -> None:
-        """`dtype`: of the matrix products; None: the weights' own. Norms and sums over layers keep the weights'."""
+        """`dtype`: of the matrix products; None: that of norms and of sums over layers, which the description says."""
         self.description = description
-        weights = description.embedding
-        self.dtype = dtype or weights.dtype
+        stream = description.stream_dtype
+        self.dtype = dtype or stream
         # One token's attention in bfloat16 is slow on CPUs (measured: five times slower than in float32).
-        self.attention_dtype = weights.dtype if weights.device.type == "cpu" else self.dtype
+        self.attention_dtype = stream if description.embedding.device.type == "cpu" else self.dtype
         self._tables: dict[Rotary, tuple[Tensor, Tensor]] = {}
         self._layers: list[_Layer] = []
         self._output: Packed | None = None
         self._cache = torch.empty(0)
         self._position = 0
         self._activations: Activations | None = None
-        self._rows: list[list[Tensor]] = []
+        self._rows: list[tuple[Tensor, ...]] = []
         self._record = False
 
     def logits(self, token_ids: Tensor) -> Tensor:
         """Logits after each token, (B, T) → (B, T, V); differentiable in the model's parameters."""
+        return self._product(self.description.head, self._last(token_ids))
+
+    def logits_by_texts(self, token_ids: Tensor, most: int) -> Iterator[Tensor]:
+        """As of the protocol: the last product alone is taken in pieces."""
+        last = self._last(token_ids)
+        of_text = last.shape[1] * self.description.head.shape[0]
+        for piece in last.split(max(1, most // of_text)):
+            yield self._product(self.description.head, piece)
+
+    def _last(self, token_ids: Tensor) -> Tensor:
+        """What the last product reads, (B, T, C)."""
         model, (texts, length) = self.description, token_ids.shape
         x = self._embedded(token_ids)
         if model.positions is not None:
@@ -71,7 +82,7 @@ class DecoderForward:
                 hidden = model.activate(self._product(block.expand, source))
             added = self._product(block.contract, hidden)
             x = middle + (added if block.contract_norm is None else block.contract_norm(added))
-        return self._product(model.head, model.norm(x))
+        return model.norm(x)
 
     @torch.inference_mode()
     def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:
@@ -81,7 +92,7 @@ class DecoderForward:
         """
         model, length = self.description, len(prompt_ids)
         self._prepare(texts, max_length, record)
-        x = self._scaled(model.embedding[prompt_ids])
+        x = self._embedded(prompt_ids)
         if model.positions is not None:
             x = x + model.positions[:length]
         kept: list[Tensor] = []
@@ -105,7 +116,7 @@ class DecoderForward:
         """Append one token to each text, (B,); logits of the next, (B, V)."""
         model = self.description
         position, end = self._position, self._position + 1
-        x = self._scaled(model.embedding.index_select(0, tokens))
+        x = self._embedded(tokens)
         if model.positions is not None:
             x = x + model.positions[position]
         kept: list[Tensor] = []
@@ -130,7 +141,7 @@ class DecoderForward:
         model = self.description
         places = torch.arange(self._cache.shape[-2], device=position.device)
         here = (places == position)[:, None]
-        x = self._scaled(model.embedding[tokens])
+        x = self._embedded(tokens)
         if model.positions is not None:
             x = x + F.embedding(position, model.positions)
         for block, kind, layer, cache in zip(model.blocks, model.kinds, self._layers, self._cache, strict=True):
@@ -156,7 +167,9 @@ class DecoderForward:
             self._layers, self._output = [], None
         if not self._record or self._activations is None:
             return None
-        return functools.partial(self._decoded_logits, self._activations.until(self._position))
+        kept = [self._activations.until(self._position)]
+        self._activations, self._rows = None, []  # from now on it is the backward pass's, which frees it layer by layer
+        return lambda token_ids: self._decoded_logits(kept.pop(), token_ids)
 
     def _decoded_logits(self, kept: Activations, token_ids: Tensor) -> Tensor:
         """Of the tokens that have just been decoded, see `Decoded`.
@@ -169,9 +182,9 @@ class DecoderForward:
         if model.positions is not None:
             x = x + F.embedding(torch.arange(length, device=token_ids.device), model.positions)[:, None]
         x = x.flatten(0, 1)
-        for index, (block, kind) in enumerate(zip(model.blocks, model.kinds, strict=True)):
-            middle, hidden, output = (part[index].flatten(0, 1) for part in (kept.middle, kept.hidden, kept.output))
-            known = kept.heads[index], kept.attended[index], kept.normalisers[index], kind
+        for block, kind, layer in zip(model.blocks, model.kinds, kept.layers, strict=True):
+            middle, hidden, output = (part.flatten(0, 1) for part in (layer.middle, layer.hidden, layer.output))
+            known = layer.heads, layer.attended, layer.normalisers, kind
             normed = block.attention_norm(x)
             if block.query_norm is None:
                 weight, bias = block.query_key_value.weight(), block.query_key_value.bias()
@@ -206,20 +219,20 @@ class DecoderForward:
     def _prepare(self, texts: int, max_length: int, record: bool) -> None:
         """Cache and weights for decoding. An update has changed the weights in place since the last group."""
         model = self.description
-        weights = model.embedding
+        device = model.embedding.device
         shape = (len(model.blocks), texts, model.all_heads, max_length, model.head_width)
         with torch.inference_mode(False):  # what a backward pass reads must be ordinary memory
             if self._cache.shape != shape:
                 # Zeros: `advance_at` reads the whole cache, and nothing masked may be NaN.
-                self._cache = torch.zeros(shape, dtype=self.attention_dtype, device=weights.device)
-                self._layers, self._output, self._activations = [], None, None
+                self._cache = torch.zeros(shape, dtype=self.attention_dtype, device=device)
+                self._layers, self._output = [], None
             # On a GPU decoding is a graph, with other attention.
-            self._record = record and weights.device.type == "cpu" and flash_attention()
-            if self._record and self._activations is None:
+            self._record = record and device.type == "cpu" and flash_attention()
+            if self._record:
                 vocabulary, width = model.head.shape
                 self._activations = Activations.empty(
                     self._cache, heads=model.heads, width=width, hidden=model.blocks[0].expand.shape[0],
-                    vocabulary=vocabulary, weights=weights.dtype, products=self.dtype,
+                    vocabulary=vocabulary, stream=model.stream_dtype, products=self.dtype,
                 )  # fmt: skip
                 self._rows = self._activations.rows()
             self._rotation_tables(max_length)
@@ -234,11 +247,9 @@ class DecoderForward:
         return linear(x, matrix.weight(), matrix.bias(), dtype=self.dtype, gelu=gelu)
 
     def _embedded(self, token_ids: Tensor) -> Tensor:
-        return self._scaled(F.embedding(token_ids, self.description.embedding))
-
-    def _scaled(self, x: Tensor) -> Tensor:
-        scale = self.description.embedding_scale
-        return x if scale == 1.0 else x * scale
+        model = self.description
+        x = F.embedding(token_ids, model.embedding).to(model.stream_dtype)
+        return x if model.embedding_scale == 1.0 else x * model.embedding_scale
 
     def _projected(self, layer: _Layer, x: Tensor) -> Tensor:
         """Queries, keys and values of one token each, (B, C) → (B, A, 1, D)."""

@@ -243,6 +243,11 @@ class Description:
     parallel: bool = False
     """Both halves of a layer read what goes into it."""
 
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """Of what is added up over layers, and of norms; matrices may be kept in a lower one."""
+        return self.norm.weight.dtype
+
     @functools.cached_property
     def kinds(self) -> tuple[Kind, ...]:
         """Of attention, a layer each."""

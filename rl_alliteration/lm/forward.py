@@ -6,7 +6,7 @@ other one through transformers' code (`rl_alliteration.lm.generic`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -25,6 +25,9 @@ class Forward(Protocol):
 
     def logits(self, token_ids: Tensor) -> Tensor:
         """Logits after each token, (B, T) → (B, T, V), differentiable; the caller may write over them."""
+
+    def logits_by_texts(self, token_ids: Tensor, most: int) -> Iterator[Tensor]:
+        """`logits` of some texts after others, (B', T, V), of about `most` numbers at a time, if this way can."""
 
     def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:
         """Read the prompt, (T,), for all texts; logits of the first token to sample, (B, V).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ class TransformersForward:
         with self._precision():
             logits: Tensor = self.model(input_ids=token_ids, **self._uncached).logits
         return logits.clone()  # the model's own backward pass may need what it returned
+
+    def logits_by_texts(self, token_ids: Tensor, most: int) -> Iterator[Tensor]:
+        yield self.logits(token_ids)
 
     @torch.no_grad()
     def start(self, prompt_ids: Tensor, texts: int, max_length: int, *, record: bool = False) -> Tensor:

@@ -47,7 +47,7 @@ from rl_alliteration.lm.pretrained import (
 )
 from rl_alliteration.lm.sources import commit_of, hub_is_out_of_reach, resolve_source
 from rl_alliteration.lm.user_cache import alone_in_user_cache
-from rl_alliteration.lm.weights import FILE, Weights, as_transformers, read_weights
+from rl_alliteration.lm.weights import FILE, Weights, as_transformers, copy_in, read_weights
 
 _SHIPPED_ARCHITECTURES = {
     "storyteller": "607fbe0a5ea1f707bfeda3b1c03e1116de9c35250982242931f7022d9050b383",
@@ -79,7 +79,11 @@ class LoadedModel:
         """
         self.name = name
         self.model = model.requires_grad_(False)
-        self._references: dict[tuple[torch.device, torch.dtype, bool], LanguageModel] = {}
+        self._references: dict[tuple[torch.device, torch.dtype, bool, torch.dtype], LanguageModel] = {}
+        self.gives_away = False
+        """Whether the next policy has these weights themselves: to save a copy, where nothing else needs them."""
+        self.spent = False
+        """Whether one has them: nothing may be asked of this model any more."""
         self._known, self._pretrained = known, pretrained_tokenizer
         self.tokenizer: Tokenizer = pretrained_tokenizer.backend_tokenizer if known is None else known.make_tokenizer()
         self.end_tokens = end_tokens
@@ -174,24 +178,43 @@ class LoadedModel:
     def policy(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, texts_version: int | None = None
     ) -> LanguageModel:
-        """A fresh copy of the weights, to be trained.
+        """A fresh copy of the weights, to be trained; or these themselves, see `gives_away`.
 
         Args:
             device: where to.
             dtype: as in `LanguageModel`.
             texts_version: of the trial that is to be gone on with; default: of a new one.
         """
-        return self._ready(copy.deepcopy(self.model).to(device).requires_grad_(True), dtype, texts_version)
+        weights = self.model if self.gives_away else copy.deepcopy(self.model)
+        self.spent = self.gives_away
+        return self._ready(weights.to(device).requires_grad_(True), dtype, texts_version)
 
     def reference(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, texts_version: int | None = None
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        texts_version: int | None = None,
+        kept_in: torch.dtype | None = None,
     ) -> LanguageModel:
-        """The frozen weights, once for all trials: these themselves on a CPU, a copy on another device."""
-        kept = (torch.device(device), dtype or self.model.dtype, self._goes_by_description(texts_version))
-        if kept not in self._references:
-            frozen = self.model if kept[0].type == "cpu" else copy.deepcopy(self.model).to(device)
-            self._references[kept] = self._ready(frozen, dtype, texts_version)
-        return self._references[kept]
+        """The frozen weights, once for all trials: these themselves on a CPU, a copy on another device.
+
+        Args:
+            device: where to.
+            dtype: as in `LanguageModel`; so is the next.
+            texts_version: as for `policy`.
+            kept_in: the precision that a copy of its matrices is rounded to, of a model that has a description; each
+                product is as exact as before, and norms and sums over layers stay as they are. Default: the weights'.
+        """
+        whole = self.model.dtype
+        dtype, kept_in = dtype or whole, kept_in or whole
+        key = (torch.device(device), dtype, self._goes_by_description(texts_version), kept_in)
+        if key not in self._references:
+            if kept_in != whole:
+                frozen = copy_in(self.model, kept_in, key[0])
+            else:
+                frozen = self.model if key[0].type == "cpu" else copy.deepcopy(self.model).to(device)
+            self._references[key] = self._ready(frozen, dtype, texts_version)
+        return self._references[key]
 
     def _goes_by_description(self, texts_version: int | None) -> bool:
         if self.undescribed is not None:

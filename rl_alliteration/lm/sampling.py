@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rl_alliteration.config import Sampling
+from rl_alliteration.flags import Sampling
 from rl_alliteration.lm.forward import Decoded, DeviceForward
 from rl_alliteration.lm.inversion import inverse_of
 from rl_alliteration.lm.language_model import LanguageModel
@@ -338,18 +338,21 @@ class _TokenScores(torch.autograd.Function):
 
 # Logits at a time: half a megabyte fits a CPU's cache, a GPU wants few kernels.
 _PIECE = {"cpu": 2**17, "cuda": 2**26}
+MOST_LOGITS = 2**25
+"""Of a model that is not trained, in memory at once: 128 MiB of float32, half of 10 texts of SmolLM2."""
 
 
 @torch.inference_mode()
 def log_probabilities(model: LanguageModel, token_ids: Tensor) -> Tensor:
     """As `score`, for a model that is not trained: log-probabilities alone, (B, T − 1). A cacheful at a time."""
-    logits = model.forward.logits(token_ids[:, :-1])
-    rows = max(1, _PIECE[logits.device.type] // logits.shape[-1])
-    found = []
-    for piece, tokens in zip(logits.flatten(0, 1).split(rows), token_ids[:, 1:].flatten().split(rows), strict=True):
-        piece = piece.to(torch.promote_types(piece.dtype, torch.float32))
-        found.append(piece.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
-    return torch.cat(found).view(logits.shape[:2])
+    found, tokens = [], token_ids[:, 1:].flatten()
+    for logits in model.forward.logits_by_texts(token_ids[:, :-1], MOST_LOGITS):
+        rows = max(1, _PIECE[logits.device.type] // logits.shape[-1])
+        for piece in logits.flatten(0, 1).split(rows):
+            piece = piece.to(torch.promote_types(piece.dtype, torch.float32))
+            of_piece, tokens = tokens[: len(piece), None], tokens[len(piece) :]
+            found.append(piece.log_softmax(-1).gather(-1, of_piece)[:, 0])
+    return torch.cat(found).view(len(token_ids), -1)
 
 
 @torch.no_grad()  # no inference mode: `score` writes over them
@@ -358,10 +361,16 @@ def log_distributions(model: LanguageModel, token_ids: Tensor) -> Tensor:
 
     In memory they go token by token, and in each text by text: the order in which `score` reads them.
     """
-    logits = model.forward.logits(token_ids[:, :-1])
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    found = torch.empty(*logits.shape[1::-1], logits.shape[-1], dtype=exact, device=logits.device)
-    rows = max(1, _PIECE[logits.device.type] // logits[:, 0].numel())
-    for piece, of_piece in zip(logits.transpose(0, 1).split(rows), found.split(rows), strict=True):
-        torch.log_softmax(piece.to(exact), -1, out=of_piece)
+    texts, length = token_ids.shape
+    found = torch.empty(0)
+    begin = 0
+    for logits in model.forward.logits_by_texts(token_ids[:, :-1], MOST_LOGITS):
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        if not begin:
+            found = torch.empty(length - 1, texts, logits.shape[-1], dtype=exact, device=logits.device)
+        of_texts = found[:, begin : begin + len(logits)]
+        rows = max(1, _PIECE[logits.device.type] // logits[:, 0].numel())
+        for piece, of_piece in zip(logits.transpose(0, 1).split(rows), of_texts.split(rows), strict=True):
+            torch.log_softmax(piece.to(exact), -1, out=of_piece)
+        begin += len(logits)
     return found.transpose(0, 1)

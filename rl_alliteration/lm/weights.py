@@ -65,6 +65,18 @@ def as_transformers(model: Any) -> Any:
     return plain.to(next(model.parameters()).device)
 
 
+def copy_in(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """A frozen copy of a model on a device with its matrices in `dtype`; its vectors, of norms and biases, stay."""
+    memo: dict[int, Any] = {
+        id(parameter): torch.nn.Parameter(
+            parameter.detach().to(device, dtype if parameter.ndim > 1 else parameter.dtype, copy=True),
+            requires_grad=False,
+        )
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, memo).to(device)
+
+
 def read_weights(folder: Path, config: Any) -> Weights | None:
     """A model that has a description, from one safetensors file with just its weights, as float32.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl_alliteration import terminal
-from rl_alliteration.config import STUDY_MAX_LENGTH, STUDY_PROMPT
+from rl_alliteration.flags import STUDY_MAX_LENGTH, STUDY_PROMPT
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sampling import sample, uniforms
 from rl_alliteration.lm.weights import as_transformers

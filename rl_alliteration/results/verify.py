@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from rl_alliteration.config import COMPLETION, ORIGINAL, TrialConfig
+from rl_alliteration.config import ORIGINAL, TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.flags import COMPLETION
 from rl_alliteration.foreign import Damaged, read_record
 from rl_alliteration.results import schema
 from rl_alliteration.results.cards import read_tokenizer

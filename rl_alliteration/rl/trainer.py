@@ -16,18 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl_alliteration.config import COMPLETION, TrialConfig
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.flags import COMPLETION
 from rl_alliteration.lm.loading import LoadedModel
-from rl_alliteration.lm.sampling import (
-    Rollout,
-    log_distributions,
-    log_probabilities,
-    sample,
-    score,
-    score_against,
-    uniforms,
-)
+from rl_alliteration.lm.sampling import Rollout, log_probabilities, sample, uniforms
 from rl_alliteration.rl.advantages import Algorithm
 from rl_alliteration.rl.credit import Scored
 from rl_alliteration.rl.kl import next_beta
@@ -37,6 +30,7 @@ from rl_alliteration.rl.objective import Group, token_weights
 from rl_alliteration.rl.optimizers import load_optimizer_state, make_optimizer, optimizer_state
 from rl_alliteration.rl.parts import Decoder, settled_characters, token_rewards
 from rl_alliteration.rl.rewards import Reward
+from rl_alliteration.rl.scores import Scores, scores_of
 from rl_alliteration.rl.undisturbed import undisturbed
 from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.rl.user_errors import told
@@ -110,8 +104,9 @@ class Trainer:
         self.model_column = f"{loaded.name}@{config.model_fingerprint}"
         """Of its texts' rows: a name for people, that of the first run where a later one finds the model elsewhere."""
         dtype = getattr(torch, config.dtype)
+        kept_in = None if config.reference_dtype == "float32" else getattr(torch, config.reference_dtype)
+        self.reference = loaded.reference(device, dtype, config.texts_version, kept_in)
         self.policy = loaded.policy(device, dtype, config.texts_version)
-        self.reference = loaded.reference(device, dtype, config.texts_version)
         rule = self.rule
         self.optimizer = make_optimizer(rule.optimizer, self.policy.model, config.learning_rate, rule.momentum)
         self.generation = 0
@@ -146,22 +141,19 @@ class Trainer:
             chances,
             end_tokens=self.end_tokens,
             sampling=config,
-            record=self.algorithm is not None,
+            record=self.algorithm is not None and not config.micro_batch,
         )
         sampled = time.perf_counter()
         if not bool(rollout.log_probabilities.isfinite().all()):
             raise Diverged(self.generation, "a logit is not finite")
 
         # 2. Score it under the policy, with gradients, and under the frozen weights.
-        token_ids, divergence = rollout.token_ids, None
-        if self.algorithm and self.rule.kl == "exact":
-            distributions = log_distributions(self.reference, token_ids)
-            log_q = distributions.gather(-1, token_ids[:, 1:, None])[..., 0]
-            graph, entropy, divergence = score_against(distributions, self.policy, token_ids, rollout.decoded)
-        else:
-            log_q = log_probabilities(self.reference, token_ids)
-            graph, entropy = score(self.policy, token_ids, rollout.decoded) if self.algorithm else (log_q, log_q)
-        log_p = graph.detach()
+        scores: Scores | None = None
+        if self.algorithm:
+            exact = self.rule.kl == "exact"
+            scores = scores_of(self.policy, self.reference, rollout, exact=exact, micro_batch=config.micro_batch)
+        log_q = scores.log_q if scores else log_probabilities(self.reference, rollout.token_ids)
+        log_p = scores.log_p if scores else log_q
         texts = [self.decode(ids) for ids in unpadded(rollout)]  # a GPU is at the scores meanwhile
         rewarded = texts
         if config.reward_of == COMPLETION:
@@ -204,24 +196,21 @@ class Trainer:
         # 4. One step on the loss, which the backward pass knows by its derivatives by log_p and by the divergence.
         diagnostics: dict[str, float] = {}
         rate = self.rule.rate(config.learning_rate, self.generation, config.group_size)
-        if self.algorithm:
+        if self.algorithm and scores:
+            divergence = scores.divergence
             if divergence is not None and not bool(divergence[mask].isfinite().all()):
                 raise Diverged(self.generation, "a KL divergence is not finite")
             numbers = {"advantages": advantages, "rewards": rewards, "raw_rewards": raw_rewards}
             group = group_of(rollout, log_p, log_q, mask, divergence, self.beta, **numbers)
             scored = functools.partial(self._scored, group, rollout, rewarded, raw_rewards)
             loss, weights, of_divergence = self._token_weights(self.algorithm, group, scored)
-            # Of a number, since for given gradients PyTorch imports sympy, which takes longer than the step.
-            surrogate = (graph * weights).sum()
-            if divergence is not None and of_divergence is not None:
-                surrogate = surrogate + (divergence * of_divergence).sum()
-            surrogate.backward()
+            scores.backward(weights, of_divergence)
             gradients = [p.grad for p in self.policy.parameters if p.grad is not None]
             diagnostics = {
                 # The study's, exact in the stored columns, from which `verify` computes it again.
                 "loss": float(advantages @ cross_entropy) if self.rule.has_studys_loss(self.algorithm) else float(loss),
                 "grad_norm": float(torch.nn.utils.get_total_norm(gradients)),
-                **diagnostics_of(rollout, log_p, log_q, entropy, mask),
+                **diagnostics_of(rollout, log_p, log_q, scores.entropy, mask),
             }
             if not np.isfinite(list(diagnostics.values())).all():
                 raise Diverged(self.generation, ", ".join(f"{name} {value}" for name, value in diagnostics.items()))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from rl_alliteration.config import TrialConfig, UpdateSettings
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.rl.advantages import Algorithm
 from rl_alliteration.rl.credit import Credit, Scored, by_text, to_go
 from rl_alliteration.rl.schedules import rate_factor

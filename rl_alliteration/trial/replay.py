@@ -256,9 +256,10 @@ def verify_deep(trial: StoredTrial, note: Callable[[str], None] = log.warning) -
     """
     dtype = getattr(torch, trial.config.dtype)
     tolerance = TOLERANCE[trial.config.dtype]
-    reference = trial.loaded.reference(dtype=dtype, texts_version=trial.config.texts_version)
-    policies: dict[int, LanguageModel] = {0: reference}
     trainer = trial.trainer()
+    reference = trainer.reference
+    before = trial.loaded.reference(dtype=dtype, texts_version=trial.config.texts_version)
+    policies: dict[int, LanguageModel] = {0: before}
     for generation in trial.checkpoints.generations():
         try:
             trial.checkpoints.load(generation, trainer)

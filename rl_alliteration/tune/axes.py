@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rl_alliteration.config import STUDYS_UPDATE, UpdateSettings
+from rl_alliteration.flags import STUDYS_UPDATE, UpdateSettings
 
 UPDATE: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UpdateSettings)}
 """The settings of an update, each with the study's value."""

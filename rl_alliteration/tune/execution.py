@@ -49,8 +49,7 @@ def memory_of(trials: Sequence[PlannedTrial], loaded: LoadedModel) -> int | None
     """About the most bytes that one of the trials takes on a CPU; None if that is not known."""
     from rl_alliteration.lm.memory import step_bytes
 
-    steps = {(trial.config.group_size, trial.config.max_length) for trial in trials}
-    found = [step_bytes(loaded.model, *step) for step in steps]
+    found = [step_bytes(loaded.model, trial.config) for trial in trials]
     return None if None in found else max(size for size in found if size is not None)
 
 
@@ -71,7 +70,7 @@ def check_memory(sweep: Sweep, trials: Sequence[PlannedTrial], loaded: LoadedMod
     if needed is not None and there is not None and needed > there:
         raise UserError(
             f"--group-size: a trial would take about {needed / 2**30:,.0f} GiB of memory, this machine has "
-            f"{there / 2**30:,.0f}; give a smaller --group-size, --max-length or --model"
+            f"{there / 2**30:,.0f}; give a --micro-batch, or a smaller --group-size, --max-length or --model"
         )
 
 

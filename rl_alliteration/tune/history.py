@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from rl_alliteration.analysis.objective import Objective
 from rl_alliteration.analysis.rules import Limits
 from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SPENT
-from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.foreign import Damaged
 from rl_alliteration.results import schema
 from rl_alliteration.results.parts import read_part

@@ -12,26 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rl_alliteration.config import (
-    COMPLETION,
     ORIGINAL_GENERATIONS,
     ORIGINAL_GROUP_SIZE,
     SHIPPED_MODELS,
-    STUDY_TOP_K,
-    TEXT,
     TEXTS_VERSION,
     PlannedTrial,
-    Sampling,
-    SharedSettings,
     TrialConfig,
 )
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import COMPLETION, STUDY_TOP_K, TEXT, Sampling, SharedSettings
 from rl_alliteration.identifiers import check_experiment_name
 from rl_alliteration.lm.chat import chat_prompts, end_of_turn
 from rl_alliteration.rl.advantages import ALGORITHMS, get_algorithm
 from rl_alliteration.rl.kl import INITIAL_BETA
 from rl_alliteration.rl.rewards import PER_100_WORDS, REWARDS, get_reward
 from rl_alliteration.rl.update import UpdateRule
-from rl_alliteration.setting import values_of
+from rl_alliteration.setting import check, values_of
 from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
 from rl_alliteration.tune.presets import PRESETS, Preset
 from rl_alliteration.tune.prompts import prompts_of
@@ -271,6 +267,9 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
         sweep = dataclasses.replace(sweep, dtype=loaded.fastest_dtype(gpu=bool(gpus_asked(sweep))))
     if (problem := loaded.fails_in(sweep.dtype)) is not None:
         raise UserError(f"--dtype: the model cannot be computed in {sweep.dtype} ({problem}); give float32")
+    if sweep.reference_dtype != "float32" and loaded.undescribed is not None:
+        reason = f"float32: the model goes through transformers' own code ({loaded.undescribed})"
+        check(False, "reference-dtype", reason, sweep.reference_dtype)
     return _trials(
         sweep,
         weights=loaded.weights_fingerprint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rl_alliteration.config import STUDYS_UPDATE, UpdateSettings
+from rl_alliteration.flags import STUDYS_UPDATE, UpdateSettings
 
 MAX_GENERATIONS = 3600
 CHECKPOINT_EVERY = 600

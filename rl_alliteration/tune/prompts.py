@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rl_alliteration.config import STUDY_PROMPT
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import STUDY_PROMPT
 from rl_alliteration.tune.axes import unique
 from rl_alliteration.user_files import read_text
 

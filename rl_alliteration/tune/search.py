@@ -11,8 +11,8 @@ import tyro
 
 from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS, check_limits
 from rl_alliteration.analysis.types import WINDOW
-from rl_alliteration.config import UpdateSettings
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.rl.advantages import get_algorithm
 from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, update_values, updates

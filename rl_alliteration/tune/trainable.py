@@ -278,6 +278,8 @@ class TrialTrainable(tune.Trainable):
         self._device_name = torch.cuda.get_device_name() if on_gpu else "cpu"
         deterministic(strict=True)
         self._loaded = self._model(setup)
+        # Where the reference has weights of its own, the policy takes the loaded ones: the next trial loads them again.
+        self._loaded.gives_away = config.reference_dtype != "float32" and not on_gpu
         if on_gpu:  # what transformers' code has no deterministic kernel for is told, not refused
             deterministic(strict=self._loaded.undescribed is None)
         trainer = Trainer(
@@ -329,7 +331,7 @@ class TrialTrainable(tune.Trainable):
         given: dict[str, Any] = {"tokenizer": setup.tokenizer, "revision": setup.revision}
         known = self._driver.known
         ways: list[Callable[[], LoadedModel | None]] = [
-            lambda: self._loaded,
+            lambda: None if self._loaded is None or self._loaded.spent else self._loaded,
             lambda: None if known is None else load_known(trial.model, known, **given),
             lambda: load_model(trial.model, checked=True, **given),
             lambda: load_model(trial.model, **given),  # transformers may have other names for what it reads

@@ -16,15 +16,17 @@ from trials import EXPERIMENT, planned, rows, run_trial
 from rl_alliteration import __version__
 from rl_alliteration.cli.main import COMMANDS
 from rl_alliteration.cli.summaries import highlighted
-from rl_alliteration.config import Chat, Sampling, TrialConfig
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import Chat, Sampling
 from rl_alliteration.handle import open_results
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.terminal import printable
-from rl_alliteration.tune.plan import Sweep, prompts_of
+from rl_alliteration.tune.plan import Sweep
+from rl_alliteration.tune.prompts import prompts_of
 
 
 @pytest.fixture(scope="module")

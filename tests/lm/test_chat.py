@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from instruct import CHATML, END, KINDS, START, SYSTEM, copy_with, instruct_folder
 
-from rl_alliteration.config import Chat
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import Chat
 from rl_alliteration.lm.chat import chat_prompts, encode_chat, end_of_turn, render_chat
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.rl.trainer import decode_text

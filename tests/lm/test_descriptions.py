@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trainers import make_trainer, update_of
 
-from rl_alliteration.config import DESCRIBED_TEXTS_VERSION, TEXTS_VERSION, Sampling, TrialConfig
+from rl_alliteration.config import DESCRIBED_TEXTS_VERSION, TEXTS_VERSION, TrialConfig
+from rl_alliteration.flags import Sampling
 from rl_alliteration.lm.architectures import ARCHITECTURES, describe
 from rl_alliteration.lm.decoder import DecoderForward
 from rl_alliteration.lm.description import Parameters, Unsupported

@@ -10,6 +10,7 @@ import pytest
 import torch
 from trainers import with_ends
 
+from rl_alliteration.lm import sampling
 from rl_alliteration.lm.language_model import LanguageModel
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.sampling import log_distributions, log_probabilities, sample, score, score_against, uniforms
@@ -85,6 +86,9 @@ class Table:
     def logits(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.rows[None, : token_ids.shape[1]] * 1
 
+    def logits_by_texts(self, token_ids: torch.Tensor, most: int) -> list[torch.Tensor]:
+        return [self.logits(token_ids)]
+
 
 @pytest.mark.parametrize(
     "policy, reference, expected",
@@ -103,6 +107,21 @@ def test_tokens_without_a_chance(policy: list[float], reference: list[float], ex
     if expected < math.inf:
         divergence.sum().backward()
         assert model.rows.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["tiny_gpt_neo", "tiny_llama", "tiny_opt"])
+def test_a_reference_is_scored_some_texts_at_a_time(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = request.getfixturevalue(name).reference()
+    ids = torch.randint(2048, (5, 9), generator=torch.Generator().manual_seed(0))
+    whole = log_probabilities(reference, ids), log_distributions(reference, ids)
+    for texts in (1, 2):
+        monkeypatch.setattr(sampling, "MOST_LOGITS", texts * 8 * 2048 + 1)
+        sizes = [len(logits) for logits in reference.forward.logits_by_texts(ids[:, :-1], sampling.MOST_LOGITS)]
+        assert sizes == ([5] if name == "tiny_opt" else [texts] * (5 // texts) + [1] * (5 % texts))
+        assert log_probabilities(reference, ids).equal(whole[0])
+        assert log_distributions(reference, ids).equal(whole[1])
 
 
 def test_bfloat16_is_near_float32(storyteller: LoadedModel) -> None:

@@ -16,8 +16,9 @@ from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer
 
 from rl_alliteration.cli import main as cli
-from rl_alliteration.config import STUDY_PROMPT, TrialConfig
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.flags import STUDY_PROMPT
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sources import resolve_source
 from rl_alliteration.results.storage import Storage

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from rl_alliteration.config import Sampling
+from rl_alliteration.flags import Sampling
 from rl_alliteration.lm.decoder import DecoderForward
 from rl_alliteration.lm.generic import TransformersForward
 from rl_alliteration.lm.inversion import invert_in_fixed_order

@@ -22,7 +22,7 @@ from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.types import Analysis
 from rl_alliteration.cli.main import main
-from rl_alliteration.config import UpdateSettings
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.report.base import Shown
 from rl_alliteration.report.command import Report, report
 from rl_alliteration.report.drawing import save_png, to_plotly

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from slow_update import slow_loss
 from trainers import ENDS, distance, move_away, plain_copy, update_of, weights_of, with_ends
 
-from rl_alliteration.config import CREDITS, KL_TERMS, TrialConfig
+from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.flags import CREDITS, KL_TERMS
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.weights import as_transformers
 from rl_alliteration.rl.advantages import get_algorithm

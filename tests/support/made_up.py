@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_alliteration.config import ORIGINAL, STUDYS_UPDATE, PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig
+from rl_alliteration.flags import STUDYS_UPDATE, UpdateSettings
 from rl_alliteration.results import schema
 from rl_alliteration.results.events import EventLog
 from rl_alliteration.results.storage import Storage

@@ -32,6 +32,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "schedule": ("constant", "linear"),
     "warm_up": (0, 100),
     "schedule_length": (0, 3600),
+    "micro_batch": (0, 1),
+    "reference_dtype": ("float32", "bfloat16"),
     "texts_version": (4, 1),
     "chat": (False, True),
     "system_prompt": (None, "", "Rhyme."),

@@ -12,8 +12,9 @@ from made_up import MadeUp, write_results
 
 from rl_alliteration.analysis.rules import Limits
 from rl_alliteration.cli import main as cli
-from rl_alliteration.config import PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.names import trial_names
 from rl_alliteration.results.storage import Storage

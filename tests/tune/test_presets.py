@@ -10,8 +10,9 @@ import pytest
 from commands import run
 from trials import EXPERIMENT, planned, run_trial
 
-from rl_alliteration.config import ORIGINAL, STUDYS_UPDATE, PlannedTrial, TrialConfig, UpdateSettings
+from rl_alliteration.config import ORIGINAL, PlannedTrial, TrialConfig
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import STUDYS_UPDATE, UpdateSettings
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.names import trial_names
 from rl_alliteration.results.storage import Storage

@@ -10,8 +10,8 @@ import tyro
 
 from rl_alliteration.cli.commands import STORAGE, Command
 from rl_alliteration.cli.summaries import highlighted
-from rl_alliteration.config import STUDY_PROMPT, Chat, Sampling
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import STUDY_PROMPT, Chat, Sampling
 from rl_alliteration.lm.chat import chat_prompts, end_of_turn
 from rl_alliteration.results.storage import open_storage
 from rl_alliteration.setting import checked, settings_of

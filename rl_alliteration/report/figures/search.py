@@ -12,7 +12,7 @@ import numpy as np
 from rl_alliteration.analysis.frontier import FrontierPoint, keeps
 from rl_alliteration.analysis.stopping import COLLAPSE, HALVING, SEED_FAILED, SPENT, status_words
 from rl_alliteration.analysis.types import Trial
-from rl_alliteration.config import UpdateSettings
+from rl_alliteration.flags import UpdateSettings
 from rl_alliteration.report.base import BLUE, GOLD, GREEN, GREY, ORANGE, PINK, RED, Figure, Series, Shown, references
 from rl_alliteration.results import schema
 from rl_alliteration.setting import settings_of
