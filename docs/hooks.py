@@ -31,6 +31,7 @@ from rl_alliteration.results import schema
 from rl_alliteration.rl.advantages import ALGORITHMS
 from rl_alliteration.rl.rewards import REWARDS
 from rl_alliteration.tune import search
+from rl_alliteration.tune.axes import FLAGS
 from rl_alliteration.tune.presets import PRESETS, Preset
 
 ROOT = Path(__file__).parent.parent
@@ -254,7 +255,7 @@ def _flags(command: type) -> Iterator[str]:
         marks = getattr(wide[field.name], "__metadata__", ())
         positional = any("Positional" in str(mark) for mark in marks)
         names = [
-            "--" + field.name.replace("_", "-"),
+            "--" + FLAGS.get(field.name, field.name).replace("_", "-"),
             *(a for mark in marks for a in getattr(mark, "aliases", ()) or ()),
         ]
         shown = f"`{field.name.upper()}`" if positional else ", ".join(f"`{name}`" for name in names)

@@ -14,7 +14,7 @@ from rl_alliteration.errors import UserError
 from rl_alliteration.flags import COMPLETION, DTYPES, TEXT, SharedSettings, UpdateSettings, number_at_least, one_of
 from rl_alliteration.foreign import Damaged, Finite, read_object, typed
 from rl_alliteration.foreign import canonical_json as canonical_json
-from rl_alliteration.identifiers import check_name
+from rl_alliteration.identifiers import are_ancestors, check_name
 from rl_alliteration.setting import MODEL as MODEL
 from rl_alliteration.setting import NEVER, Setting, check, checked, setting, settings_of
 from rl_alliteration.setting import ROUNDING as ROUNDING
@@ -118,13 +118,17 @@ class TrialConfig(UpdateSettings, SharedSettings):
         accepts="a number of texts, 0 or more", check=lambda value: value >= 0,
     )  # fmt: skip
     """Texts of the whole trial, where its rate is not constant; else 0: such a trial can be extended."""
+    ancestors: tuple[str, ...] = setting(
+        TRAINING, lambda value: f"from {value[-1]}" if value else "no fork", default=(), check=are_ancestors
+    )
+    """Of a fork, `TRIAL_ID@GENERATION`: whose model it begins from, last, and whose that one did, before it."""
     texts_version: int = dataclasses.field(
         default_factory=lambda: TEXTS_VERSION, metadata={"setting": Setting(ROUNDING, "texts version {}".format)}
     )
     """Of the code that the texts are of."""
 
     def __post_init__(self) -> None:
-        for name in ("more_prompts", "chat_prompts", "end_of_turn"):
+        for name in ("more_prompts", "chat_prompts", "end_of_turn", "ancestors"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         check_name(self.algorithm)
         for name, value in checked(self).items():
@@ -171,6 +175,11 @@ class TrialConfig(UpdateSettings, SharedSettings):
         """All prompts, in the order given."""
         return (self.prompt, *self.more_prompts)
 
+    @property
+    def texts_before(self) -> int:
+        """Texts of a fork's ancestors before its own: its random numbers go on where theirs ended."""
+        return sum(int(one.rpartition("@")[2]) for one in self.ancestors)
+
     def prompt_at(self, generation: int) -> str:
         """The prompt of the group that a generation belongs to: of several, drawn evenly by the seed.
 
@@ -178,7 +187,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
         """
         if not self.more_prompts:
             return self.prompt
-        first = generation - generation % self.group_size
+        first = self.texts_before + generation - generation % self.group_size
         number = np.random.Philox(key=np.array([self.seed, first], dtype=np.uint64)).random_raw()
         return self.prompts[int(number) % len(self.prompts)]
 
@@ -212,6 +221,7 @@ class TrialConfig(UpdateSettings, SharedSettings):
             learning_rate=0.0,
             group_size=ORIGINAL_GROUP_SIZE,
             schedule_length=0,
+            ancestors=(),
             **study,
         )
 

@@ -12,6 +12,15 @@ from rl_alliteration.foreign import canonical_json
 EXPERIMENT = r"[a-z][a-z0-9_-]{0,63}"
 """What an experiment's name is like, as a regular expression: it becomes part of paths."""
 
+TRAINED = r"[a-z][a-z0-9_]{0,63}-(?:beta|kl)[0-9.e-]{1,30}-seed[0-9]{1,19}-[0-9a-f]{8}"
+"""What the id of a trial with updates is like."""
+_ANCESTOR = re.compile(rf"{TRAINED}@[1-9][0-9]{{0,11}}", re.ASCII)
+
+
+def are_ancestors(names: Iterable[str]) -> bool:
+    """Whether each is `TRIAL_ID@GENERATION`, as a fork's configuration has it."""
+    return all(_ANCESTOR.fullmatch(name) for name in names)
+
 
 def fingerprint_tokenizer(definition: str, end_tokens: Iterable[int], *, splits_special: bool) -> str:
     """SHA-256 of a tokenizer as it is used.

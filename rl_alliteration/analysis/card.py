@@ -62,6 +62,7 @@ def model_card(
         f"{_coefficient(config)}, learning rate {config.learning_rate:g}, groups of {config.group_size}, "
         f"seed {config.seed}: reinforcement learning toward alliteration, held back by a KL penalty.",
         "",
+        *_lineage(config),
         *_mean(averaged),
         *_why(recommendation),
         *_table(trial, generation),
@@ -150,6 +151,18 @@ def _table(trial: Trial, generation: int) -> list[str]:
         compared = "–" if trial.original is None else f"{metric.shown(trial.original.metrics[name]):z.{digits}f}"
         lines.append(f"| {metric.title.lower()}: {metric.words} | {value} | {compared} |")
     return [*lines, ""]
+
+
+def _lineage(config: TrialConfig) -> list[str]:
+    """Of a fork, whose model it began with."""
+    if not config.ancestors:
+        return []
+    told = [
+        f"{_word(name)} after {int(at):,} texts" for name, _, at in (one.rpartition("@") for one in config.ancestors)
+    ]
+    *others, parent = told
+    before = f", which had begun with that of {', with that of '.join(reversed(others))}" if others else ""
+    return [f"A fork: it began with the model of {parent}{before}. The reference is the model before RL.", ""]
 
 
 def _mean(averaged: Sequence[int]) -> list[str]:

@@ -54,3 +54,5 @@ class CheckpointState:
     """Of an algorithm that compares with them, oldest first."""
     beta: Finite | None = None
     """A controlled KL coefficient."""
+    parent: str = ""
+    """Of the first one of a fork: its parent's configuration, as JSON."""

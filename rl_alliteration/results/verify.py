@@ -74,7 +74,7 @@ def verify_trial(storage: Storage, experiment: str, trial_id: str) -> Verdict:
         if manifests:
             missing = min(manifests)
             raise _Wrong(f"generation {max(missing, generations)}: its part-{missing:08d} is missing")
-        _check_checkpoints(storage, experiment, trial_id, notes)
+        _check_checkpoints(storage, experiment, trial_id, config, notes)
         if generations < event["generations"]:
             raise _Wrong(f"generation {generations}: missing, the trial had reached {event['generations']}")
         if event["status"] == schema.FINISHED and generations < event["max_generations"]:
@@ -108,12 +108,15 @@ def _check_events(storage: Storage, experiment: str, trial_id: str, notes: list[
     return event, config
 
 
-def _check_checkpoints(storage: Storage, experiment: str, trial_id: str, notes: list[str]) -> None:
-    """The newest is what a trial goes on from; an older one that is torn costs nothing but a longer replay."""
+def _check_checkpoints(storage: Storage, experiment: str, trial_id: str, config: TrialConfig, notes: list[str]) -> None:
+    """The newest is what a trial goes on from, the first is what a fork begins with; of the others one that is torn
+    costs nothing but a longer replay."""
     kept = checkpoint_generations(storage, experiment, trial_id)
+    if config.ancestors and 0 not in kept:
+        notes.append(f"the model that it begins with, {config.ancestors[-1]}, is not there: its first texts have none")
     for generation in kept:
         problem = checkpoint_problem(storage, experiment, trial_id, generation)
-        if problem is not None and generation == kept[-1]:
+        if problem is not None and (generation == kept[-1] or (config.ancestors and not generation)):
             raise _Wrong(f"generation {generation}: {problem}")
         if problem is not None:
             notes.append(f"{problem}; a newer one is there")

@@ -93,11 +93,13 @@ class Trainer:
             UserError: the settings of its updates do not fit together, or not with the algorithm.
         """
         self.config = config
+        self.device = torch.device(device)
         self.rule = UpdateRule.of(config)
         if algorithm is not None:
             self.rule.check_algorithm(algorithm)
         self.reward = reward
         self.algorithm = algorithm
+        self.loaded = loaded
         self.tokenizer = loaded.tokenizer
         self.end_tokens = loaded.end_tokens.union(config.end_of_turn)
         self.prompt_ids = loaded.prompt_ids(config.prompts, config.chat_prompts)
@@ -134,7 +136,7 @@ class Trainer:
 
         # 1. Sample the group (study: "REINFORCE vs RLOO").
         prompt = config.prompt_at(self.generation)
-        chances = uniforms(config.seed, self.generation, config.group_size, config.max_length)
+        chances = uniforms(config.seed, config.texts_before + self.generation, config.group_size, config.max_length)
         rollout = sample(
             self.policy,
             self.prompt_ids[prompt],
@@ -284,7 +286,10 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
-        load_optimizer_state(self.optimizer, self.policy.model, optimizer or {})
+        if generation or optimizer:
+            load_optimizer_state(self.optimizer, self.policy.model, optimizer or {})
+        else:  # before its first step it keeps nothing
+            self.optimizer.state.clear()
         self.generation = generation
         self.recent_rewards = list(counters.get("recent_rewards", []))
         self.beta = counters.get("beta", self.config.beta)

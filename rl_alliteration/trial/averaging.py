@@ -56,5 +56,6 @@ def averaged(trial: StoredTrial, generation: int | None, count: int) -> tuple[Tr
             f"--average: {count} is not accepted, {trial.trial_id} has {has}; give fewer, or keep more with "
             "--keep-checkpoints of sweep"
         )
-    trainer.load_state({name: value / count for name, value in total.items()}, taken[-1], {})
+    mean = {name: value / count for name, value in total.items()}
+    trainer.load_state(mean, taken[-1], {}, trainer.state().optimizer)  # which nobody uses: the mean learns no more
     return trainer, taken

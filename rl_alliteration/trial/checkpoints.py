@@ -44,8 +44,15 @@ class CheckpointStore:
         """Generations that have a checkpoint, ascending; whether it is whole shows when it is loaded."""
         return checkpoint_generations(self._storage, self._experiment, self._trial_id)
 
-    def save(self, state: TrainerState, generation: int, *, end: bool) -> None:
-        """Save a trainer's state after `generation` texts. `end`: at a run's end, so that it is never pruned."""
+    def save(self, state: TrainerState, generation: int, *, end: bool, parent: str = "") -> None:
+        """Save a trainer's state after `generation` texts.
+
+        Args:
+            state: the trainer's.
+            generation: texts before it.
+            end: at a run's end, or of a fork's beginning: it is never pruned.
+            parent: of a fork's beginning the parent's configuration.
+        """
         folder = self._path(generation)
         files = {WEIGHTS: safetensors.torch.save(state.weights)}
         if state.optimizer:
@@ -57,6 +64,7 @@ class CheckpointStore:
             generation=generation,
             end=end,
             sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            parent=parent,
             **state.counters,
         )
         self._storage.put(f"{folder}/{STATE}", encode_record(record))
@@ -93,6 +101,9 @@ class CheckpointStore:
 
         Returns:
             The generation to go on from.
+
+        Raises:
+            Torn: a fork has none.
         """
         for generation in sorted(allowed.intersection(self.generations()), reverse=True):
             try:
@@ -100,6 +111,11 @@ class CheckpointStore:
                 return generation
             except Torn as torn:
                 log.warning("%s: %s; using the one before it", self._trial_id, torn)
+        if trainer.config.ancestors:
+            raise Torn(
+                f"{self._path(0)}, the model that {self._trial_id} begins with, is gone or torn; the command that "
+                "began it makes it again, as long as its parent or another fork of the same model is there"
+            )
         return 0
 
     def exists(self, generation: int) -> bool:

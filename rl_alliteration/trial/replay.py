@@ -59,14 +59,20 @@ class StoredTrial:
                 if row["generation"] >= first:
                     yield row
 
-    def trainer(self) -> Trainer:
+    def trainer(self, like: Trainer | None = None) -> Trainer:
         """A trainer at generation 0. A reward that is not known here is looked up in the stored rows.
+
+        Args:
+            like: one whose device it is to have, and its reward and algorithm where they are this trial's: they may be
+                known to it alone. Default: on the CPU.
 
         Raises:
             UserError: the algorithm is not known here.
         """
         config = self.config
         algorithm = known_algorithm(config.algorithm, config.algorithm_version)
+        if like is not None and _of(config, "algorithm") == _of(like.config, "algorithm"):
+            algorithm = like.algorithm
         if config.algorithm != ORIGINAL and algorithm is None:
             at = f" at version {config.algorithm_version}" if config.algorithm_version != 1 else ""
             raise UserError(
@@ -74,17 +80,29 @@ class StoredTrial:
                 "call rl_alliteration.cli.main from a script that registers it"
             )
         reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
+        if like is not None and _of(config, "reward") == _of(like.config, "reward"):
+            reward = like.reward
         if reward is None:
             known = {rewarded(row): row["raw_reward"] for row in self.rows()}
             reward = Reward(config.reward, known.__getitem__, config.reward_version)
         torch.set_num_threads(config.threads)
-        trainer = Trainer(config, self.loaded, reward, algorithm)
+        trainer = Trainer(config, self.loaded, reward, algorithm, "cpu" if like is None else like.device)
         trainer.model_column = model_of(self.storage, self.experiment, self.trial_id) or trainer.model_column
         return trainer
 
 
+def _of(config: TrialConfig, kind: str) -> list[Any]:
+    """What of a configuration says which `algorithm`, or which `reward`."""
+    return [value for name, value in vars(config).items() if name == kind or name.startswith(f"{kind}_")]
+
+
 def open_trial(
-    storage: Storage, experiment: str, trial_id: str, model: str | None = None, tokenizer: str | None = None
+    storage: Storage,
+    experiment: str,
+    trial_id: str,
+    model: str | None = None,
+    tokenizer: str | None = None,
+    loaded: LoadedModel | None = None,
 ) -> StoredTrial:
     """A stored trial with its model.
 
@@ -94,6 +112,7 @@ def open_trial(
         trial_id: which; or what `find_trial` finds it by.
         model: where its model is now; default: where it was. The fingerprints say whether it is the one.
         tokenizer: the same of its tokenizer, if that is not the model's own.
+        loaded: its model, if that is known to be it.
 
     Raises:
         UserError: there is no such trial, or its model cannot be had.
@@ -104,7 +123,7 @@ def open_trial(
     if event is None:
         raise UserError(f"--trial: {trial_id!r} has no event that can be read, see `verify`")
     config = TrialConfig.from_json(event["config"], trial_id)
-    loaded = _load(storage, trial_id, config, model, tokenizer)
+    loaded = _load(storage, trial_id, config, model, tokenizer) if loaded is None else loaded
     numbers = [row["generation"] for row in _last_part(storage, experiment, trial_id)]
     return StoredTrial(storage, experiment, trial_id, config, loaded, max(numbers, default=-1) + 1)
 
@@ -152,15 +171,19 @@ def _card(storage: Storage, trial_id: str, config: TrialConfig, *, needed: bool)
         raise Failure(f"{told}; give --model with the model's folder or hub id") from error
 
 
-def replay(trial: StoredTrial, generation: int | None, say: Callable[[str], None]) -> Trainer:
+def replay(
+    trial: StoredTrial, generation: int | None, say: Callable[[str], None], like: Trainer | None = None
+) -> Trainer:
     """The trainer after `generation` texts (default: all), its steps compared with the stored rows.
+
+    `like` as for `StoredTrial.trainer`.
 
     Raises:
         UserError: the trial has no such state.
-        Failure: this machine computes other rows than the stored ones.
+        Failure: this machine computes other rows than the stored ones; or it is a fork whose beginning is gone.
     """
     wanted = checked_generation(trial, generation)
-    trainer = trial.trainer()
+    trainer = trial.trainer(like)
     start = trial.checkpoints.resume(trainer, {g for g in trial.checkpoints.generations() if g <= wanted})
     if start < wanted:
         seconds = _seconds_per_text(trial) * (wanted - start)
@@ -259,7 +282,7 @@ def verify_deep(trial: StoredTrial, note: Callable[[str], None] = log.warning) -
     trainer = trial.trainer()
     reference = trainer.reference
     before = trial.loaded.reference(dtype=dtype, texts_version=trial.config.texts_version)
-    policies: dict[int, LanguageModel] = {0: before}
+    policies: dict[int, LanguageModel] = {} if trial.config.ancestors else {0: before}
     for generation in trial.checkpoints.generations():
         try:
             trial.checkpoints.load(generation, trainer)

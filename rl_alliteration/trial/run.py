@@ -19,6 +19,7 @@ from rl_alliteration.results.writer import TrialWriter
 from rl_alliteration.rl.trainer import Step, Trainer, TrainerState
 from rl_alliteration.trial.background import Background
 from rl_alliteration.trial.checkpoints import CheckpointStore
+from rl_alliteration.trial.fork import keep_beginning
 
 
 class Refused(Failure):
@@ -53,8 +54,9 @@ class TrialRun:
         repairs: bool = False,
         publish_every: float = math.inf,
         may_publish: Callable[[], None] = lambda: None,
+        parent: str | None = None,
     ) -> None:
-        """`repairs` as for `TrialWriter`; `publish_every` in seconds.
+        """`repairs` as for `TrialWriter`; `publish_every` in seconds; `parent`: of a fork, its parent's experiment.
 
         `may_publish` is asked before anything is published; it raises if this run has been superseded.
         """
@@ -66,6 +68,8 @@ class TrialRun:
         self.checkpoints = CheckpointStore(storage, experiment, trial.trial_id)
         self._keep = keep_checkpoints
         self._may_publish = may_publish
+        if trainer.config.ancestors:
+            keep_beginning(storage, experiment, trainer, parent, may_publish)
         self.resumed_at = self.checkpoints.resume(trainer, self.writer.boundaries())
         self._tensorboard = TensorBoardWriter(
             storage,

@@ -15,6 +15,9 @@ from rl_alliteration.flags import STUDYS_UPDATE, UpdateSettings
 UPDATE: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UpdateSettings)}
 """The settings of an update, each with the study's value."""
 
+FLAGS = {"from_trial": "from"}
+"""Of fields that cannot be called as their flags are."""
+
 _METAVARS = {str: "NAME ...", int: "INT ...", float: "FLOAT ..."}
 
 

@@ -37,6 +37,7 @@ from rl_alliteration.tune.cluster import (
     ending_with_ray,
     local_resources,
 )
+from rl_alliteration.tune.fork import place_of
 from rl_alliteration.tune.history import history
 from rl_alliteration.tune.losses import Losses
 from rl_alliteration.tune.metrics import provide_dashboard
@@ -286,6 +287,7 @@ class _Run:
             revision=self._loaded.revision or self._sweep.revision,
             gpu=self._gpus > 0,
             keep_checkpoints=checkpoints_kept(self._sweep),
+            parent=place_of(self._sweep.from_trial).experiment if self._sweep.from_trial else None,
             repairs=found.repairs,
             publish_every=60 * self._sweep.publish_every,
             stop_on=stop_on,

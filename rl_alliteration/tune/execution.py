@@ -13,6 +13,7 @@ from rl_alliteration.rl.expressions import parse
 from rl_alliteration.rl.rewards import REWARDS
 from rl_alliteration.terminal import Screen
 from rl_alliteration.tune import notices, submission
+from rl_alliteration.tune.fork import parent_of
 from rl_alliteration.tune.plan import Sweep, plan, plan_all, resolve_all
 from rl_alliteration.tune.run_flags import gpus_asked
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
@@ -100,9 +101,11 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     Raises:
         UserError: a field is outside of what it accepts.
     """
-    asked, sweeps = sweep, resolve_all(sweep)
-    sweep = sweeps[0]
+    asked = sweep
     check_location(sweep.storage)
+    parent = parent_of(sweep)
+    sweeps = resolve_all(sweep if parent is None else parent.completed(sweep))
+    sweep = sweeps[0]
     if submission.runs_as_job():
         submission.check_for_job(sweep)
     storage = existing_storage(sweep.storage) if sweep.dry_run else open_storage(sweep.storage, create=True)
@@ -111,7 +114,11 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
-    trials = with_reward_parameters(plan_all(sweeps, loaded), loaded, sweep, console.say)
+    if parent is not None:
+        parent.check(loaded, sweep.model)
+        console.say(str(parent))
+    planned = plan_all(sweeps, loaded, parent.ancestors if parent is not None else ())
+    trials = with_reward_parameters(planned, loaded, sweep, console.say)
     _say_reward_of(asked, console)
     _try_reward(sweep, trials[0].config)
     return Prepared(sweep, trials, loaded, storage)

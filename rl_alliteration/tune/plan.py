@@ -28,7 +28,7 @@ from rl_alliteration.rl.kl import INITIAL_BETA
 from rl_alliteration.rl.rewards import PER_100_WORDS, REWARDS, get_reward
 from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.setting import check, values_of
-from rl_alliteration.tune.axes import UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
+from rl_alliteration.tune.axes import FLAGS, UPDATE, SeveralUpdates, as_tuples, unique, update_values, updates
 from rl_alliteration.tune.presets import PRESETS, Preset
 from rl_alliteration.tune.prompts import prompts_of
 from rl_alliteration.tune.run_flags import check_run_flags, gpus_asked
@@ -148,6 +148,11 @@ class Sweep(Common):
     learning_rate: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...", help=RATE_HELP)] = ()
     group_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
     """Texts per update of algorithms that compare texts. Default: 10. REINFORCE has 1."""
+    from_trial: Annotated[
+        str | None, tyro.conf.arg(name=FLAGS["from_trial"], metavar="EXPERIMENT/TRIAL@GENERATION")
+    ] = None
+    """Fork: begin from the model of a trial of the same storage after so many of its texts, a multiple of its group
+    size; the reference stays the model before RL. What is not given, the experiment included, is that trial's."""
     stop_on_collapse: bool = False
     """Stop a trial whose texts have lost a third of their variety, and keep all of its checkpoints. Without the flag
     the same command continues it."""
@@ -246,8 +251,8 @@ def _resolved(sweep: Sweep, preset: Preset) -> Sweep:
     return resolved
 
 
-def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
-    """The trials of a resolved sweep, the original first: everything is compared with it.
+def plan(sweep: Sweep, loaded: LoadedModel, ancestors: tuple[str, ...] = ()) -> list[PlannedTrial]:
+    """The trials of a resolved sweep, the original first: everything is compared with it. `ancestors`: of forks.
 
     Raises:
         UserError: prompt and length do not fit the model.
@@ -278,16 +283,17 @@ def plan(sweep: Sweep, loaded: LoadedModel) -> list[PlannedTrial]:
         texts_version=loaded.texts_version,
         chat_prompts=rendered,
         end_of_turn=end_of_turn(loaded.pretrained_tokenizer) if sweep.chat else (),
+        ancestors=ancestors,
     )
 
 
-def plan_all(sweeps: Sequence[Sweep], loaded: LoadedModel) -> list[PlannedTrial]:
+def plan_all(sweeps: Sequence[Sweep], loaded: LoadedModel, ancestors: tuple[str, ...] = ()) -> list[PlannedTrial]:
     """The trials of the sweeps of `resolve_all`, the original first, each once.
 
     Raises:
         UserError: as for `plan`.
     """
-    first, *others = [plan(sweep, loaded) for sweep in sweeps]
+    first, *others = [plan(sweep, loaded, ancestors) for sweep in sweeps]
     trials = {trial.trial_id: trial for trial in first}
     for original, *trained in others:
         assert original == first[0], "the sweeps of a preset have one original"
@@ -297,7 +303,7 @@ def plan_all(sweeps: Sequence[Sweep], loaded: LoadedModel) -> list[PlannedTrial]
 
 
 def _trials(sweep: Sweep, **model: Any) -> list[PlannedTrial]:
-    """`model`: the fields of a configuration that say which model it is."""
+    """`model`: the fields of a configuration that say which model a trial begins with."""
     assert sweep.max_generations and sweep.checkpoint_every and sweep.reward is not None and sweep.reward_of is not None
     trials: dict[TrialConfig, PlannedTrial] = {}  # once each: an algorithm with a group size of its own takes no other
     for name, target, beta, update, rate, size, seed in itertools.product(

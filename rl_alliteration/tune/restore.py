@@ -55,7 +55,7 @@ def restore_files(storage: Storage, log: EventLog, found: Found) -> list[str]:
     done = log.restore(found.trial.trial_id, events.rows, events.problems, events.unlisted)
     newest = max(found.seen.checkpoints, default=0)
     for generation, problem in found.seen.checkpoints.items():
-        if problem is not None and generation < newest:  # a replay from the one before it gives the same model
+        if problem is not None and 0 < generation < newest:  # a replay from the one before it gives the same model
             CheckpointStore(storage, log.experiment, found.trial.trial_id).delete(generation)
             done.append(f"{problem}; it is removed, as later ones are there")
     return done

@@ -156,6 +156,9 @@ def _find(
         found = _undamaged(storage, experiment, trial, event, there, retry_failed, recompute, stop_on)
     lines = [f"{path} {what}" for problems in damaged.values() for path, what in problems.items()] if repairs else []
     newest = seen.checkpoints.get(max(seen.checkpoints, default=0))
+    beginning = seen.checkpoints.get(0, "is missing" if any(seen.checkpoints) else None)
+    if trial.config.ancestors and beginning is not None:
+        lines = [*lines, f"the model that it begins with, {trial.config.ancestors[-1]}: {beginning}"]
     if newest is not None and (ended or repairs or max(seen.checkpoints) >= seen.reach):
         lines, repairs = [*lines, newest], True
     if seen.overlap is not None:

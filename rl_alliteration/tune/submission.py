@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import rl_alliteration
 from rl_alliteration.errors import Failure, UserError
+from rl_alliteration.tune.axes import FLAGS
 from rl_alliteration.tune.plan import Sweep
 from rl_alliteration.tune.prompts import prompts_of
 from rl_alliteration.tune.web_hook import NOTIFY_URL
@@ -103,7 +104,7 @@ def sweep_arguments(sweep: Sweep) -> list[str]:
         if field.name == "prompts" and value is not None:  # its file is here, not there
             words += [f"--prompt={prompt}" for prompt in prompts_of(sweep)]
             continue
-        flag = "--" + field.name.replace("_", "-")
+        flag = "--" + FLAGS.get(field.name, field.name).replace("_", "-")
         if value == field.default or field.name == "address":  # a job has its cluster's
             continue
         if isinstance(value, bool):

@@ -62,6 +62,8 @@ class TrialSetup:
     keep_checkpoints: int | None
     publish_every: float
     """Seconds."""
+    parent: str | None = None
+    """Of a fork, the experiment that its parent is in."""
     repairs: bool = False
     """Whether the trial's stored rows are to be restored, never replaced."""
     stop_on: Sequence[str] = ()
@@ -302,6 +304,7 @@ class TrialTrainable(tune.Trainable):
             setup.experiment,
             setup.run_id,
             keep_checkpoints=setup.keep_checkpoints,
+            parent=setup.parent,
             repairs=setup.repairs,
             publish_every=setup.publish_every,
             may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch, setup.run_id),

@@ -34,6 +34,11 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "schedule_length": (0, 3600),
     "micro_batch": (0, 1),
     "reference_dtype": ("float32", "bfloat16"),
+    "ancestors": (
+        (),
+        ("rloo-beta40-seed0-1a2b3c4d@8",),
+        ("rloo-beta40-seed0-1a2b3c4d@8", "mine-kl0.1-seed1-1a2b3c4d@4"),
+    ),
     "texts_version": (4, 1),
     "chat": (False, True),
     "system_prompt": (None, "", "Rhyme."),

@@ -51,6 +51,7 @@ def open_run(
         keep_checkpoints=keep,
         repairs=repairs,
         publish_every=publish_every,
+        parent=experiment,
     )
 
 

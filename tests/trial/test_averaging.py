@@ -62,6 +62,15 @@ def test_the_mean_is_of_the_last_checkpoints_up_to_the_generation(
         assert not torch.equal(value, states[-1])
 
 
+def test_of_an_optimizer_that_keeps_something_too(
+    tmp_path: Path, tiny_gpt_neo: LoadedModel, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_alliteration.trial.replay.load_model", lambda name, **_: tiny_gpt_neo)
+    trial = planned(make_config(tiny_gpt_neo, max_length=16, optimizer="adamw"), 16)
+    run_trial(Storage(tmp_path), trial, tiny_gpt_neo, keep=None)
+    assert averaged(stored(Storage(tmp_path), trial), None, 2)[1] == [8, 16]
+
+
 def test_three_checkpoints_of_known_weights_have_a_known_mean(trained: Any) -> None:
     """In float64: summed in float32, 2^24 + 1 + 1 is 2^24."""
     storage, trial, _ = trained

@@ -9,6 +9,7 @@ from typing import ClassVar
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.errors import UserError
 from rl_alliteration.results import maintenance
+from rl_alliteration.results.forks import orphaned
 from rl_alliteration.results.lease import Lease
 from rl_alliteration.results.originals import left_without
 from rl_alliteration.results.storage import open_storage
@@ -43,6 +44,9 @@ class Remove(Command):
         for original, others in left_without(storage, self.experiment, trial).items():
             for other in others:
                 say(f"  {other} compares with {original} of this one, and samples it anew when it is next run")
+        for parent, fork, begun in orphaned(storage, self.experiment, self.trial):
+            left = "keeps the model that it begins with" if begun else "can then no more be begun"
+            say(f"  {fork} is a fork of {parent} and {left}")
         say(f"{len(files):,} files in {storage}")
         if not self.yes:
             if not sys.stdin.isatty():
