@@ -16,37 +16,29 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
 from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams.api_pb2 import (
+    DATA_TYPE_FLOAT64,
+    DATA_TYPE_STRING,
+    Experiment,
+    HParamInfo,
+    MetricInfo,
+    MetricName,
+)
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rl_alliteration.errors import Failure
+from rl_alliteration.results import curves
 from rl_alliteration.results.storage import Storage, Unavailable
 from rl_alliteration.rows import rewarded
 
 Row = Mapping[str, Any]
-
-TEXT_SCALARS = (
-    "raw_reward",
-    "kl_penalty",
-    "scaled_kl_penalty",
-    "lm_cross_entropy",
-    "original_lm_cross_entropy",
-    "reward",
-    "advantage",
-)
-"""A point a text."""
-
-_WORDS = {
-    "kl_penalty": "minus the KL divergence, nats a token: the study's sign, negative in the mean",
-    "scaled_kl_penalty": "beta times `kl_penalty`: minus the KL divergence in units of reward, negative in the mean",
-}
-"""What TensorBoard says beside the title of a chart."""
-
-UPDATE_SCALARS = ("loss", "grad_norm", "entropy", "kl_k3", "sampler_gap")
-"""A point an update."""
-
+Windows = Sequence[tuple[int, Mapping[str, float]]]
+"""Of each window its points, and the generation of its last text."""
 
 _FLUSH_SECONDS = 10.0
 
@@ -57,13 +49,28 @@ class TensorBoardWriter:
     Its own writer names files by the clock of the machine, which another machine's may contradict.
     """
 
-    def __init__(self, storage: Storage, folder: str, hyperparameters: Mapping[str, Any]) -> None:
-        """Nothing is written before the first point: an actor that Tune starts and does not use leaves no trace."""
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str,
+        hyperparameters: Mapping[str, Any],
+        listed: Mapping[str, type] | None = None,
+    ) -> None:
+        """Nothing is written before the first point: an actor that Tune starts and does not use leaves no trace.
+
+        Args:
+            storage: where to.
+            folder: in it.
+            hyperparameters: numbers and texts by name.
+            listed: names of all hyperparameters that any trial has, with their types, in the order in which to list
+                them. Default: this one's.
+        """
         self._storage = storage
         self._folder = folder
         self._hyperparameters = hyperparameters
+        self._listed = listed or {name: type(value) for name, value in hyperparameters.items()}
         self._records: RecordWriter | None = None
-        self._waiting: list[tuple[Sequence[Row], Row | None, Mapping[str, float]]] = []
+        self._waiting: list[tuple[Sequence[Row], Row | None, Mapping[str, float], Windows]] = []
         """Steps that are not on disk for sure, oldest first."""
         self._written = 0
         """How many of them the file has been given."""
@@ -81,14 +88,16 @@ class TensorBoardWriter:
         self._local = local
         self._records = RecordWriter(local.open("wb"))
         self._flushed = time.monotonic()
-        self._described = False
+        self._described: set[str] = set()
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
-        self._write(Event(summary=_hyperparameter_summary(self._hyperparameters)))
+        for summary in (_layout(), _experiment(self._listed), _hyperparameter_summary(self._hyperparameters)):
+            self._write(Event(summary=summary))
 
-    def add(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float]) -> None:
-        """One step's points, those of `logged` by their names among them, and the first text of its group."""
-        self._waiting.append((texts, update, logged))
+    def add(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float], windows: Windows = ()) -> None:
+        """One step's points, those of `logged` among them and of the windows that it fills, and the first text of its
+        group."""
+        self._waiting.append((texts, update, logged, windows))
         with contextlib.suppress(Failure):  # it waits, and goes into the next file
             self._write_waiting(flush=self._records is not None and time.monotonic() - self._flushed > _FLUSH_SECONDS)
 
@@ -134,21 +143,24 @@ class TensorBoardWriter:
             self._records, self._written = None, 0
             raise Unavailable(f"{self._folder}: {error.strerror or error}") from error
 
-    def _write_step(self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float]) -> None:
+    def _write_step(
+        self, texts: Sequence[Row], update: Row | None, logged: Mapping[str, float], windows: Windows
+    ) -> None:
         for row in texts:
-            values = {**row, "scaled_kl_penalty": row["beta"] * row["kl_penalty"]}
-            summary = Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in TEXT_SCALARS])
-            if not self._described:  # it keeps what the first point of a run's file says
-                for value in summary.value:
-                    if value.tag in _WORDS:
-                        value.metadata.summary_description = _WORDS[value.tag]
-                self._described = True
-            self._write(Event(step=row["generation"], summary=summary))
+            self._write_points(row["generation"], curves.text_points(row))
         first = texts[0]
-        points = [Summary.Value(tag=tag, simple_value=update[tag]) for tag in UPDATE_SCALARS] if update else []
-        points += [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
-        points.append(_text_value(rewarded(first)))
-        self._write(Event(step=first["generation"], summary=Summary(value=points)))
+        points = {**curves.update_points(update), **curves.logged_points(logged)}
+        self._write_points(first["generation"], points, _text_value(rewarded(first)))
+        for generation, of_window in windows:
+            self._write_points(generation, of_window)
+
+    def _write_points(self, generation: int, points: Mapping[str, float], *more: Any) -> None:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
+        for value in values:  # it keeps what the first point of a run's file says
+            if value.tag in curves.WORDS and value.tag not in self._described:
+                value.metadata.summary_description = curves.WORDS[value.tag]
+                self._described.add(value.tag)
+        self._write(Event(step=generation, summary=Summary(value=[*values, *more])))
 
     def _write(self, event: Any) -> None:
         assert self._records is not None
@@ -175,6 +187,31 @@ def _hyperparameter_summary(hyperparameters: Mapping[str, Any]) -> Any:
     data = HParamsPluginData(session_start_info=start)
     metadata = hparams_metadata.create_summary_metadata(data)
     return Summary(value=[Summary.Value(tag=hparams_metadata.SESSION_START_INFO_TAG, metadata=metadata)])
+
+
+def _experiment(listed: Mapping[str, type]) -> Any:
+    """The columns of the page of hyperparameters: it takes those of the first run that has any."""
+    hyperparameters = [
+        HParamInfo(name=name, type=DATA_TYPE_STRING if kind is str else DATA_TYPE_FLOAT64)
+        for name, kind in listed.items()
+    ]
+    metrics = [MetricInfo(name=MetricName(tag=tag), display_name=tag) for tag in curves.FIRST]
+    data = HParamsPluginData(experiment=Experiment(hparam_infos=hyperparameters, metric_infos=metrics))
+    metadata = hparams_metadata.create_summary_metadata(data)
+    return Summary(value=[Summary.Value(tag=hparams_metadata.EXPERIMENT_TAG, metadata=metadata)])
+
+
+def _layout() -> Any:
+    """The page of custom scalars. The plugin's own helper for this imports TensorFlow."""
+    categories = [
+        Category(
+            title=title, chart=[Chart(title=tag, multiline=MultilineChartContent(tag=[f"^{tag}$"])) for tag in tags]
+        )
+        for title, tags in curves.LAYOUT.items()
+    ]
+    tensor = TensorProto(dtype=DT_STRING, string_val=[Layout(category=categories).SerializeToString()])
+    metadata = layout_metadata.create_summary_metadata()
+    return Summary(value=[Summary.Value(tag=layout_metadata.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)])
 
 
 def _text_value(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from rl_alliteration.config import MODEL, SETTINGS, PlannedTrial
+from rl_alliteration.analysis.running import RunningWindows
+from rl_alliteration.config import MODEL, SETTINGS, PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.results.parts import Row, model_of, part_paths, read_part
 from rl_alliteration.results.schema import part_number
@@ -75,7 +77,10 @@ class TrialRun:
             storage,
             f"tensorboard/{experiment}/{trial.trial_id}",
             hyperparameters(trial),
+            listed_hyperparameters(),
         )
+        self._windows = RunningWindows()
+        list(self._windows.add(self.stored_texts(RunningWindows.first(trainer.generation))))
         self._background = Background()
         self._edges = self.writer.edges
         self._saved: int | None = trainer.generation if self.resumed_at else None
@@ -131,7 +136,7 @@ class TrialRun:
             try:
                 self._background.add(
                     partial(self.writer.add, step.texts, step.update),
-                    partial(self._tensorboard.add, step.texts, step.update, step.logged),
+                    partial(self._draw, step),
                 )
                 if self.done or self.at_boundary or due:
                     self.publish(end=self.done)
@@ -139,11 +144,14 @@ class TrialRun:
                 raise Refused(str(failure), step) from failure
         return step
 
-    def stored_texts(self) -> Iterator[Row]:
-        """Rows of the texts before the one that the run goes on with."""
-        for path in part_paths(self.writer.storage, "generations", self.writer.experiment, self.writer.trial_id):
-            if part_number(path) < self.trainer.generation:
-                yield from read_part(self.writer.storage, path)
+    def stored_texts(self, first: int = 0) -> Iterator[Row]:
+        """Rows of the texts from generation `first` on, before the one that the run goes on with."""
+        paths = part_paths(self.writer.storage, "generations", self.writer.experiment, self.writer.trial_id)
+        there = {part_number(path): path for path in paths if part_number(path) < self.trainer.generation}
+        for number, end in zip(there, [*there, self.trainer.generation][1:], strict=True):
+            if end > first:
+                rows = read_part(self.writer.storage, there[number])
+                yield from (row for row in rows if row["generation"] >= first)
 
     def publish(self, *, end: bool) -> None:
         """Write what has been added as a part, then the checkpoint that covers it; wait for it at an `end`.
@@ -193,6 +201,10 @@ class TrialRun:
             self._background.close()
         self._tensorboard.close()
 
+    def _draw(self, step: Step) -> None:
+        windows = list(self._windows.add(step.texts))
+        self._tensorboard.add(step.texts, step.update, step.logged, windows)
+
     def _publish(self, generation: int, state: TrainerState, end: bool, done: bool) -> None:
         self._may_publish()
         self.parts_written += bool(self.writer.pending)
@@ -223,11 +235,25 @@ class TrialRun:
 
 
 def hyperparameters(trial: PlannedTrial) -> dict[str, Any]:
-    """What TensorBoard lists beside a trial: its model, and of every other setting the value, or words for it."""
+    """What is listed beside a trial: its model, and of every other setting the value, or words for it."""
     found: dict[str, Any] = {}
     for name, declared in SETTINGS.items():
         value = getattr(trial.config, name)
         if declared.kind != MODEL and value != declared.left_out_at:
             shown = value if isinstance(value, int | float) else declared.words(value)
-            found["reward_function" if name == "reward" else name] = shown
+            found[_LISTED_AS.get(name, name)] = shown
     return found | {"model": trial.model}
+
+
+def listed_hyperparameters() -> dict[str, type]:
+    """All that `hyperparameters` may have, with their types, in its order."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(TrialConfig)}
+    found: dict[str, type] = {
+        _LISTED_AS.get(name, name): float if types[name].startswith(("int", "float")) else str
+        for name, declared in SETTINGS.items()
+        if declared.kind != MODEL
+    }
+    return found | {"model": str}
+
+
+_LISTED_AS = {"reward": "reward_function"}

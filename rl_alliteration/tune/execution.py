@@ -111,7 +111,10 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     storage = existing_storage(sweep.storage) if sweep.dry_run else open_storage(sweep.storage, create=True)
     from rl_alliteration.lm.loading import load_model
 
-    loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
+    try:
+        loaded = load_model(sweep.model, tokenizer=sweep.tokenizer, revision=sweep.revision)
+    except UserError as error:
+        raise (error if parent is None else parent.moved(error)) from error
     from rl_alliteration.tune.reward_parameters import with_reward_parameters
 
     if parent is not None:

@@ -120,6 +120,13 @@ class Parent:
                 "its parent's, give --model only with the folder that that one is in now"
             )
 
+    def moved(self, error: UserError) -> UserError:
+        """What to say where the model cannot be loaded."""
+        return UserError(
+            f"--model: the model of {self.place.trial_id} was {self.card.model!r}, and cannot be had ({error}); "
+            "give the folder that it is in now"
+        )
+
     def _refuse(self, flag: str, given: object, own: object) -> None:
         raise UserError(f"--{flag}: {given!r} is not accepted with --from, whose trial has {own!r}; leave it out")
 

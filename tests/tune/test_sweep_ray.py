@@ -86,7 +86,7 @@ def test_tensorboard_has_a_point_a_text(swept: Path) -> None:
     folder = next((swept / "tensorboard" / "tiny").glob("rloo-beta40*"))
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
-    for tag in ("raw_reward", "kl_penalty", "scaled_kl_penalty", "lm_cross_entropy", "reward", "advantage"):
+    for tag in ("reward/raw_reward", "kl/kl_penalty", "kl/lm_cross_entropy", "optim/advantage"):
         assert [point.step for point in events.Tensors(tag)] == list(range(16))
     assert [point.step for point in events.Tensors("text")] == [0, 4, 8, 12]
     assert "_hparams_/session_start_info" in events.Tags()["tensors"]
