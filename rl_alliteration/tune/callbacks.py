@@ -26,6 +26,7 @@ from rl_alliteration.tune.progress import Progress
 from rl_alliteration.tune.proposals import Proposals
 from rl_alliteration.tune.resume import Found
 from rl_alliteration.tune.signals import StopRequest
+from rl_alliteration.tune.tracking import Tracking
 from rl_alliteration.tune.trainable import TrialSetup, finished_path
 
 STOP_SECONDS = 20.0
@@ -112,10 +113,12 @@ class Follower(tune.Callback):
         progress: Progress,
         stop: StopRequest,
         wanted: Mapping[str, float],
+        tracked: Tracking,
     ) -> None:
         """`wanted`: resources of one trial."""
         self._log = log
         self._wanted = wanted
+        self._tracked = tracked
         self._heartbeat = Heartbeat(log.storage, log.experiment, log.run_id)
         self._metrics = Metrics(log.experiment)
         self._states: dict[str, str] = {}
@@ -173,6 +176,7 @@ class Follower(tune.Callback):
         if report.diverged_at >= 0 and name not in self._diverged:
             self._diverged.add(name)
             self._append(name, schema.RUNNING, reason=f"diverged_at {report.diverged_at}")
+        self._tracked.published(self._found[name].trial, report.published)
         speed = self._heartbeat.report(name, report)
         self._metrics.report(name, report, speed)
         self._progress.report(name, report)
@@ -299,6 +303,9 @@ class Follower(tune.Callback):
             reason=reason,
             error=error,
         )
+        if status in (schema.STOPPED, schema.FINISHED, schema.FAILED):
+            self._tracked.published(self._found[name].trial, generations)
+            self._tracked.ended(self._found[name].trial, status)
 
 
 def trial_id_of(trial: Any) -> str:

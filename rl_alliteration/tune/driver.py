@@ -53,6 +53,7 @@ from rl_alliteration.tune.search import Choice, Search, seeds_of, space_of, swee
 from rl_alliteration.tune.sending import credentials, to_send, working_directory
 from rl_alliteration.tune.signals import StopRequest
 from rl_alliteration.tune.submission import new_run_id, ray_address
+from rl_alliteration.tune.tracking import Tracking, tracking
 from rl_alliteration.tune.trainable import Driver, TrialSetup, TrialTrainable
 
 _PAUSE_SECONDS = 2.0
@@ -91,7 +92,10 @@ def run_sweep(
     """
     to_send(sweep, trials[0].config.reward_parameters)  # refused before Ray starts
     budget = budget or Budget(sweep.max_hours, sweep.max_device_hours)
-    with _driving(sweep, storage, console) as (run_id, lease, stop):
+    with (
+        _driving(sweep, storage, console) as (run_id, lease, stop),
+        _tracking(sweep, storage, stop, console) as tracked,
+    ):
         found = find(
             storage,
             str(sweep.experiment),
@@ -109,12 +113,15 @@ def run_sweep(
             lease.check()
             for line in (f"  {f}", *(f"    {damage}" for damage in (*f.damages, *restore_files(storage, log, f)))):
                 console.print(Text(line), soft_wrap=True)
+        tracked.found(found)
         left_alone = {f.trial.trial_id: f.error for f in found if f.standing in (Standing.DIVERGED, Standing.TWICE)}
         to_run = [f for f in found if f.to_run]
         if not to_run:
             return Outcome(left_alone)
         with _cluster(sweep, storage, stop, console) as available:
-            run = _Run(sweep, to_run[0].trial, loaded, storage, console, run_id, lease, stop, available, budget)
+            run = _Run(
+                sweep, to_run[0].trial, loaded, storage, console, run_id, lease, stop, available, budget, tracked
+            )
             errors = run.trials(to_run)
         return Outcome({**left_alone, **errors}, stop.signal, stop.spent)
 
@@ -150,7 +157,10 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
             outcome = run_sweep(sweep, damaged, loaded, storage, console, budget)
             if outcome.cut_short:
                 return outcome
-        with _driving(sweep, storage, console) as (run_id, lease, stop):
+        with (
+            _driving(sweep, storage, console) as (run_id, lease, stop),
+            _tracking(sweep, storage, stop, console) as tracked,
+        ):
             past = history(storage, search, planned, limits)
             proposals = Proposals(
                 space_of(search),
@@ -163,9 +173,10 @@ def run_search(search: Search, loaded: LoadedModel, storage: Storage, console: C
             )
             told = f"{search.trials} trials" + (f", {search.seeds} seeds a setting" if search.seeds > 1 else "")
             told += f", {search.max_texts:,} texts at most" if search.max_texts else ""
+            tracked.found(f for f in found if f.standing is not Standing.DAMAGED)
             say(f"{search.experiment}: search, {told}; {len(past)} trials are there, results in {storage}")
             with _cluster(sweep, storage, stop, console) as available:
-                run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available, budget)
+                run = _Run(sweep, original, loaded, storage, console, run_id, lease, stop, available, budget, tracked)
                 errors = run.search(proposals, limits)
             if not stop.asked and proposals.why_short:
                 say(proposals.why_short)
@@ -187,6 +198,15 @@ def _driving(sweep: Sweep, storage: Storage, console: Console) -> Iterator[tuple
         yield run_id, lease, StopRequest(lease.announce_stop, lambda code: tell(sweep, storage, code))
     finally:
         lease.release()
+
+
+def _tracking(
+    sweep: Sweep, storage: Storage, stop: StopRequest, console: Console
+) -> contextlib.AbstractContextManager[Tracking]:
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    return tracking(sweep.log_to, storage, str(sweep.experiment), stop, say)
 
 
 @contextlib.contextmanager
@@ -217,6 +237,7 @@ class _Run:
         stop: StopRequest,
         available: Mapping[str, float],
         budget: Budget,
+        tracked: Tracking,
     ) -> None:
         """`trial`: one of them; all have its model and reward."""
         asked = gpus_asked(sweep)
@@ -226,7 +247,7 @@ class _Run:
         self._budget = budget
         self._sweep, self._trial, self._loaded = sweep, trial, loaded
         self._storage, self._console = storage, console
-        self._run_id, self._lease, self._stop = run_id, lease, stop
+        self._run_id, self._lease, self._stop, self._tracked = run_id, lease, stop, tracked
 
     def trials(self, found: Sequence[Found]) -> dict[str, str]:
         """Run these; the errors of those that failed, by trial id."""
@@ -323,7 +344,7 @@ class _Run:
             driver=Driver(credentials(), working_directory(), tuple(sys.path), self._loaded.known),
         )
         with Progress(self._console) as progress:
-            follower = Follower(log, progress, self._stop, self._wanted)
+            follower = Follower(log, progress, self._stop, self._wanted, self._tracked)
             losses = Losses(follower, sweep.max_failures)
             again: list[Found] | None = None
             for attempt in itertools.count():

@@ -17,6 +17,7 @@ from rl_alliteration.tune.fork import parent_of
 from rl_alliteration.tune.plan import Sweep, plan, plan_all, resolve_all
 from rl_alliteration.tune.run_flags import gpus_asked
 from rl_alliteration.tune.search import Search, resolve_search, sweep_of
+from rl_alliteration.tune.trackers import check_installed
 
 if TYPE_CHECKING:
     from rl_alliteration.lm.loading import LoadedModel
@@ -108,6 +109,8 @@ def prepare_sweep(sweep: Sweep, console: Screen) -> Prepared:
     sweep = sweeps[0]
     if submission.runs_as_job():
         submission.check_for_job(sweep)
+    if not sweep.dry_run:
+        check_installed(sweep.log_to)
     storage = existing_storage(sweep.storage) if sweep.dry_run else open_storage(sweep.storage, create=True)
     from rl_alliteration.lm.loading import load_model
 
@@ -177,6 +180,7 @@ def execute_search(search: Search, console: Screen) -> Ended:
     check_location(search.storage)
     if submission.runs_as_job():
         submission.check_for_job(sweep_of(search))
+    check_installed(search.log_to)
     storage = open_storage(search.storage, create=True)
     from rl_alliteration.lm.loading import load_model
 

@@ -111,6 +111,8 @@ class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # 
     """CPU cores, and threads, per trial."""
     address: str | None = None
     """Ray cluster to use (`auto`, or host:port). Default: $RAY_ADDRESS, else a Ray of its own on this machine."""
+    log_to: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TOOL ...")] = ()
+    """Tools that are told of each trial as well, with its settings, curves and texts: mlflow, wandb, trackio."""
     keep_checkpoints: str = "2"
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3
@@ -126,7 +128,7 @@ class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # 
     shows."""
 
     def __post_init__(self) -> None:
-        as_tuples(self, UPDATE)
+        as_tuples(self, (*UPDATE, "log_to"))
 
 
 @dataclasses.dataclass(frozen=True)

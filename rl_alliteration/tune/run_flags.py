@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.errors import UserError
+from rl_alliteration.tune.trackers import check_trackers
 from rl_alliteration.tune.web_hook import web_hook
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def check_run_flags(sweep: Sweep) -> None:
     Raises:
         UserError: one is not.
     """
+    check_trackers(sweep.log_to)
     gpus_asked(sweep)
     checkpoints_kept(sweep)
     web_hook(sweep.notify_url)

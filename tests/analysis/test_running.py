@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from rl_alliteration.analysis.running import RunningWindows
 from rl_alliteration.analysis.types import WINDOW
 
 RANDOM = np.random.default_rng(0)
-TEXTS = [
+TEXTS: list[dict[str, Any]] = [
     {"generation": g, "reward_of": "text", "text": " ".join(RANDOM.choice(list("abcd"), 6))}
     for g in range(2 * WINDOW + 30)
 ]

@@ -19,5 +19,5 @@ def curves(storage: Storage, trial: Any) -> dict[str, list[tuple[int, bytes]]]:
     return {
         tag: [(point.step, point.tensor_proto.SerializeToString()) for point in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
-        if not tag.startswith("_hparams_")  # it holds the time of the start
+        if not tag.startswith(("_hparams_", "custom_scalars"))  # of each file: the time of the start, the layout
     }
