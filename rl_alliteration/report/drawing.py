@@ -15,6 +15,16 @@ from markupsafe import Markup
 from rl_alliteration.errors import UserError
 from rl_alliteration.report.base import GREY, Figure, Series
 
+CONFIG: dict[str, Any] = {
+    "responsive": True,
+    "displaylogo": False,
+    # Nothing of a figure leaves this machine: Plotly's own button uploads it to its cloud.
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"],
+}
+"""Of Plotly, wherever it draws."""
+
 
 def to_plotly(figure: Figure) -> dict[str, Any]:
     """The figure as Plotly's `data` and `layout`; colours of the page (text, grid) are the page's own affair."""

@@ -24,7 +24,7 @@ from rl_alliteration.analysis.types import FINAL_TEXTS, WINDOW, Analysis, Trial
 from rl_alliteration.report import settings
 from rl_alliteration.report import trials as table
 from rl_alliteration.report.base import Figure, Shown
-from rl_alliteration.report.drawing import page_json, to_plotly
+from rl_alliteration.report.drawing import CONFIG, page_json, to_plotly
 from rl_alliteration.report.sections import DrawnSection, drawn_sections
 from rl_alliteration.report.texts import sample_texts
 from rl_alliteration.results import schema
@@ -84,7 +84,7 @@ def build_page(
         footer=f"Built {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by rl-alliteration report. Windows of "
         f"{analysis.window} texts; intervals: 95% by the bootstrap, over seeds within each setting.",
         numbers=_numbers,
-        figures_json=page_json(_plots(sections) | {"watch": watch_seconds}),
+        figures_json=page_json(_plots(sections) | {"watch": watch_seconds, "config": CONFIG}),
         texts_json=page_json({**texts, "window": analysis.window, "names": [trial.name for trial in trials]}),
         **{name: Markup(code.replace("</script", "<\\/script")) for name, code in scripts.items()},
     )
