@@ -24,8 +24,8 @@ from rl_alliteration.results.heartbeat import TrialBeat
 from rl_alliteration.results.notes import NO_NOTE, Note
 from rl_alliteration.results.storage import Storage
 
-LOOK_SECONDS = 2.0
-"""Between two looks at a storage."""
+LOOK_SECONDS, REMOTE_SECONDS = 2.0, 15.0
+"""Between two looks at a storage: at a folder, and at an object store, where a list has a price."""
 MEMORY = "300MB"
 """That DuckDB may take of this process."""
 _FILES = 500
@@ -153,6 +153,7 @@ class Index:
             self._thread.join(5)
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+        self.parts.close()
 
     def wait(self, seconds: float) -> None:
         """Wait until the trials are known, but no longer than this."""
@@ -174,6 +175,7 @@ class Index:
     # --- the thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        pause = REMOTE_SECONDS if self.storage.folder("") is None else LOOK_SECONDS
         while not self._closed.is_set():
             started = time.monotonic()
             try:
@@ -183,7 +185,7 @@ class Index:
             except Exception as error:  # whatever it is, the page says so, and looks again
                 self._say(f"{type(error).__name__}: {one_line(error)}")
             self._soon.clear()
-            while not (self._closed.is_set() or self._soon.is_set()) and time.monotonic() - started < LOOK_SECONDS:
+            while not (self._closed.is_set() or self._soon.is_set()) and time.monotonic() - started < pause:
                 if not self.measure_some():
                     self._soon.wait(0.2)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import multiprocessing
 import os
 import secrets
 import signal
 import socket
+import threading
+import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 
 from rl_alliteration.app.index import Index
@@ -21,7 +24,7 @@ _NICE = 10
 
 
 def serve(location: str, port: int) -> int:
-    """Serve a storage on this machine, and print the link.
+    """Serve a storage on this machine, and print the link; the exit code once a signal has ended it.
 
     Raises:
         UserError: the storage is not there, or the port cannot be had.
@@ -45,25 +48,35 @@ def serve(location: str, port: int) -> int:
     screen.say(f"The page of {storage}, until Ctrl-C:")
     screen.say(f"  http://{HOST}:{port}/?token={token}")
     screen.say("It answers on this machine alone, and to this link alone: whoever has it can read the results.")
+    ended_by: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server ends in good order, and then raises them again
+        signal.signal(number, lambda number, frame: ended_by.append(number))
     index.start()
     try:
         server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
     finally:
         index.close()
         listening.close()
-    return 0
+    return 128 + ended_by[-1] if ended_by else 0
 
 
 def measurer() -> Executor:
-    """A process that measures texts beside the page: it gives way to everything else."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_give_way)
+    """A process that measures texts beside the page: it gives way to everything else, and ends with the server."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, initializer=_beside, initargs=(os.getpid(),))
 
 
-def _give_way() -> None:
+def _beside(server: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this
     os.nice(_NICE)
+
+    def end_with_it() -> None:
+        while os.getppid() == server:
+            time.sleep(1)
+        os._exit(0)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+    atexit.register(os._exit, 0)  # beside a thread that sleeps, libraries complain of what they leave behind
 
 
 def _listen(port: int) -> socket.socket:

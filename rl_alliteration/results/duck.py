@@ -92,6 +92,10 @@ class Parts:
         )
         attach(self._connection, storage)
 
+    def close(self) -> None:
+        """Answer no more."""
+        self._connection.close()
+
     def query(self, sql: str, paths: Sequence[str], values: Mapping[str, Any] | None = None) -> pa.Table:
         """The answer to one SELECT of ours over `parts`: columns of the first schema version, `experiment`, `trial_id`,
         `filename`.
