@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from rl_alliteration.analysis.metrics import METRICS
-from rl_alliteration.analysis.seeds import Estimate, interquartile_mean
+from rl_alliteration.analysis.seeds import Estimate, estimate
 from rl_alliteration.analysis.types import FINAL_TEXTS
 from rl_alliteration.analysis.verdict import noise
-from rl_alliteration.analysis.worth import over_seeds
 from rl_alliteration.app.index import Known, Snapshot
 from rl_alliteration.terminal import duration
 
@@ -150,7 +149,7 @@ def grouped(trials: Sequence[Known], verdicts: Verdicts, key: Callable[[Known], 
             if column.together == "sum":
                 values[column.name] = Estimate(float(known.sum()) if len(known) else math.nan, math.nan, math.nan)
             else:
-                values[column.name] = over_seeds(known)
+                values[column.name] = estimate([known])
         words = [verdicts.word(one) for one in own]
         told = ", ".join(f"{words.count(word)} {word}" for word in (ABOVE, EVEN, BELOW) if word in words)
         found.append(Row(name, own, values, told, name))
@@ -198,9 +197,3 @@ def as_table(found: Sequence[Row], *, groups: bool) -> pa.Table:
 
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def spread(values: Sequence[float]) -> float:
-    """The interquartile mean of what is known."""
-    known = np.array([value for value in values if math.isfinite(value)])
-    return float(interquartile_mean(known)) if len(known) else math.nan

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -21,6 +22,7 @@ from rl_alliteration.analysis.measure import measured
 from rl_alliteration.analysis.metrics import COLUMNS, METRICS, Window
 from rl_alliteration.analysis.types import WINDOW, Original, Trial
 from rl_alliteration.analysis.words import Reals
+from rl_alliteration.flags import COMPLETION
 from rl_alliteration.foreign import Damaged
 from rl_alliteration.results.schema import part_number
 from rl_alliteration.results.storage import storage_at
@@ -239,9 +241,15 @@ def _columns(work: Work) -> dict[str, Any]:
     tables = []
     for path in sorted(work.parts, key=part_number):
         with storage.open(path) as file, pq.ParquetFile(file) as part:
-            if not set(names) <= set(part.schema_arrow.names):
-                raise Damaged(f"{path} is damaged: it has no column {min(set(names) - set(part.schema_arrow.names))!r}")
-            tables.append(part.read(columns=names, use_threads=False).select(names))
+            there = part.schema_arrow.names
+            if not set(names) <= set(there):
+                raise Damaged(f"{path} is damaged: it has no column {min(set(names) - set(there))!r}")
+            of_reward = [name for name in ("reward_of", "completion") if name in there]
+            table = part.read(columns=[*names, *of_reward], use_threads=False)
+            if len(of_reward) == 2:  # since version 2 of the schema
+                chosen = pc.if_else(pc.equal(table["reward_of"], COMPLETION), table["completion"], table["text"])
+                table = table.set_column(table.column_names.index("text"), "text", chosen)
+            tables.append(table.select(names))
     table = pa.concat_tables(tables).sort_by("generation")
     if any(column.null_count for column in table.columns):
         raise Damaged(f"the texts of {'/'.join(work.pair)} are damaged: a value is missing, see `verify`")
