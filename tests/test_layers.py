@@ -35,6 +35,7 @@ LAYERS = (
     ("analysis",),
     ("trial",),
     ("tune", "report"),
+    ("app",),
     ("handle", "interface"),
     ("cli",),
     ("pretraining",),
@@ -72,7 +73,7 @@ def test_files_are_short() -> None:
     assert not long
 
 
-@pytest.mark.parametrize("room", ["results", "analysis", "report"])
+@pytest.mark.parametrize("room", ["results", "analysis", "report", "app"])
 def test_what_reads_results_needs_neither_torch_nor_ray(room: str) -> None:
     paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in (PACKAGE / room).rglob("*.py")]
     names = [".".join(path.parts) for path in paths if path.stem != "__init__"]

@@ -103,9 +103,13 @@ def frontier(analysis: Analysis, nats: float = SENSE_NATS) -> list[FrontierPoint
 
 def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(N,) which rows of (N, D) no other row is at least as high as in each column and higher in one."""
-    kept = np.ones(len(values), dtype=bool)
-    for row, value in enumerate(values):
-        kept[row] = not bool(((values >= value).all(axis=1) & (values > value).any(axis=1)).any())
+    kept = np.zeros(len(values), dtype=bool)
+    best = np.empty((0, values.shape[1]))
+    for row in np.lexsort(-values.T[::-1]):  # whatever is at least as high in all columns comes before
+        value = values[row]
+        if not bool(((best >= value).all(axis=1) & (best > value).any(axis=1)).any()):
+            kept[row] = True
+            best = np.vstack([best, value])
     return kept
 
 

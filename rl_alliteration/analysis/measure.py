@@ -57,19 +57,17 @@ def measure(
         Damaged: an event or a text is, and there is no `skip` for it.
     """
     check_window(window)
-    facts = _facts(connection, experiment, trial_id, skip)
     trials = []
     originals: list[Candidate[Original]] = []
-    for fact in reversed(facts):  # the originals first
+    for fact in reversed(facts(connection, experiment, trial_id, skip)):  # the originals first
         keys = fact.pop("original_keys")
-        columns = _columns(connection, fact["experiment"], fact["trial_id"])
-        with threadpool_limits(1):  # the matrices are small: threads would only wait for one another
-            trial, original = _measured(fact, columns, window)
+        del fact["planned"]
+        trial, original = measured(fact, _columns(connection, fact["experiment"], fact["trial_id"]), window)
         if trial.is_original:
             if original is not None:
                 originals.append(Candidate(keys, fact["experiment"], trial.generations, original))
         else:
-            trial = _compared(trial, nearest(originals, fact["experiment"], keys))
+            trial = compared(trial, nearest(originals, fact["experiment"], keys))
         trials.append(trial)
     return Analysis(trials[::-1], window)
 
@@ -83,10 +81,9 @@ def measure_original(
         Failure: it has no full window.
     """
     experiment = found_elsewhere(connection, experiment, [trial_id]).get(trial_id, experiment)
-    fact = next(fact for fact in _facts(connection, experiment, trial_id) if fact["trial_id"] == trial_id)
-    del fact["original_keys"]
-    with threadpool_limits(1):
-        _, original = _measured(fact, _columns(connection, experiment, trial_id), window)
+    fact = next(fact for fact in facts(connection, experiment, trial_id) if fact["trial_id"] == trial_id)
+    del fact["original_keys"], fact["planned"]
+    _, original = measured(fact, _columns(connection, experiment, trial_id), window)
     if original is None:
         raise Failure(f"{trial_id} has less than {window} texts: run the same command again")
     return original
@@ -107,7 +104,7 @@ def until(trial: Trial, length: int) -> Trial:
         by_letter=trial.by_letter[kept],
         curve={name: values[points] for name, values in trial.curve.items()},
     )
-    return _compared(cut, trial.original)
+    return compared(cut, trial.original)
 
 
 def original_keys(config: TrialConfig, model: str) -> OriginalKeys:
@@ -147,29 +144,32 @@ def nearest(candidates: Iterable[Candidate[T]], experiment: str, keys: OriginalK
     return max(alike, key=lambda one: (one.keys[0] == keys[0], one.texts, one.experiment == experiment)).value
 
 
-def _facts(
+def facts(
     connection: duckdb.DuckDBPyConnection,
-    experiment: str | None,
-    trial_id: str | None,
+    experiment: str | None = None,
+    trial_id: str | None = None,
     skip: Callable[[Damaged], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """What `trials` says of each, in the order of `measure`."""
-    facts = _rows(connection, experiment, trial_id)
+    """What `trials` says of each, in the order of `measure`: fields of `Trial`, `planned` and `original_keys`.
+
+    Without an experiment, `connection` needs the views `trials` and `trial_events` alone.
+    """
+    found = _rows(connection, experiment, trial_id)
     if experiment is not None:
-        names = original_ids(fact["planned"] for fact in facts)
+        names = original_ids(fact["planned"] for fact in found)
         for original, other in found_elsewhere(connection, experiment, names, skip).items():
-            facts += _rows(connection, other, original, originals=False)
-    trials = [fact.pop("planned") for fact in facts]
-    for fact, trial in zip(facts, trials, strict=True):
+            found += _rows(connection, other, original, originals=False)
+    trials = [fact["planned"] for fact in found]
+    for fact, trial in zip(found, trials, strict=True):
         config = trial.config
         fact |= {"target_kl": config.target_kl, "original_keys": original_keys(config, fact["model"])}
         fact["update"] = UpdateSettings(**values_of(UpdateSettings, config))
-    _tell_apart(facts, trials)
-    several = len({fact["experiment"] for fact in facts}) > 1
-    for fact, name in zip(facts, trial_names(trials, always=("reward",)), strict=True):
+    _tell_apart(found, trials)
+    several = len({fact["experiment"] for fact in found}) > 1
+    for fact, name in zip(found, trial_names(trials, always=("reward",)), strict=True):
         told = several and fact["experiment"] != experiment
         fact["name"] = f"{name}, {fact['experiment']}" if told else name
-    return facts
+    return found
 
 
 def _rows(
@@ -225,8 +225,19 @@ def _columns(connection: duckdb.DuckDBPyConnection, experiment: str, trial_id: s
     return {name: texts if name == "text" else table.column(name).to_numpy() for name in names}
 
 
+def measured(fact: dict[str, Any], columns: dict[str, Any], size: int) -> tuple[Trial, Original | None]:
+    """The trial, and what it is as an original if it is one.
+
+    Args:
+        fact: fields of `Trial`, see `facts`.
+        columns: `generation` and those of `COLUMNS`, in order; `text` a list, the others arrays.
+        size: generations per window.
+    """
+    with threadpool_limits(1):  # the matrices are small: threads would only wait for one another
+        return _measured(fact, columns, size)
+
+
 def _measured(fact: dict[str, Any], columns: dict[str, Any], size: int) -> tuple[Trial, Original | None]:
-    """The trial, and what it is as an original if it is one."""
     generation = columns["generation"]
     edges = np.append(np.flatnonzero(np.diff(generation // size, prepend=-1)), len(generation))
     slices = [slice(*edge) for edge in itertools.pairwise(edges)]
@@ -267,9 +278,10 @@ def _as_original(trial: Trial, windows: Sequence[Window]) -> Original:
     )
 
 
-def _compared(trial: Trial, original: Original | None) -> Trial:
-    compared = dataclasses.replace(trial, original=original)
-    return dataclasses.replace(compared, collapse=collapse_of(compared))
+def compared(trial: Trial, original: Original | None) -> Trial:
+    """The trial beside an original: with it, and with whether it collapsed."""
+    beside = dataclasses.replace(trial, original=original)
+    return dataclasses.replace(beside, collapse=collapse_of(beside))
 
 
 def _intervals(samples: Sequence[Reals]) -> tuple[Reals, Reals]:

@@ -82,14 +82,24 @@ def verdicts(storage: Storage, summaries: Sequence[TrialSummary]) -> list[Verdic
     return [_judged(nothing[beside[key]], group) for key, group in groups.items()]
 
 
+def noise(error: float, nothing: float, trials: int) -> float:
+    """What an objective must be away from doing nothing to be so beyond noise.
+
+    Args:
+        error: its standard error.
+        nothing: that of doing nothing.
+        trials: how many are judged together, which share `WRONG`.
+    """
+    return NormalDist().inv_cdf(1 - WRONG / 2 / trials) * math.hypot(error, nothing)
+
+
 def _judged(nothing: Nothing, trials: list[TrialSummary]) -> Verdict:
-    errors = NormalDist().inv_cdf(1 - WRONG / 2 / len(trials))
     sure = [
-        (trial.objective - nothing.objective, errors * math.hypot(trial.objective_error, nothing.error), trial)
+        (trial.objective - nothing.objective, noise(trial.objective_error, nothing.error, len(trials)), trial)
         for trial in trials
     ]
-    below = [trial for gain, noise, trial in sure if gain < -noise]
-    above = [trial for gain, noise, trial in sure if gain > noise]
+    below = [trial for gain, away, trial in sure if gain < -away]
+    above = [trial for gain, away, trial in sure if gain > away]
     lost = [(_lost(nothing, trial), trial) for trial in trials]
     return Verdict(
         trials[0].experiment,

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from rl_alliteration.errors import UserError
 from rl_alliteration.report.base import GREY, Figure, Series
+
+CONFIG: dict[str, Any] = {
+    "responsive": True,
+    "displaylogo": False,
+    # Nothing of a figure leaves this machine: Plotly's own button uploads it to its cloud.
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"],
+}
+"""Of Plotly, wherever it draws."""
 
 
 def to_plotly(figure: Figure) -> dict[str, Any]:
@@ -207,6 +220,12 @@ _LINES = {
 
 def _in_legend(series: Series) -> bool:
     return not (series.quiet or series.hollow or (series.faint and series.kind == "line"))
+
+
+def page_json(value: Any) -> Markup:
+    """JSON that cannot end the element it is in: the characters of markup are written as escapes."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _plain(text: str) -> str:

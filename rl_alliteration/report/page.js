@@ -37,8 +37,7 @@
       xaxis: { ...figure.layout.xaxis, ...axis },
       yaxis: { ...figure.layout.yaxis, ...axis },
     };
-    return Plotly.react(div, figure.data, layout, { responsive: true, displaylogo: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] }).then(() => {
+    return Plotly.react(div, figure.data, layout, figures.config).then(() => {
       if (div.dataset.wired) return;
       div.dataset.wired = "yes";
       div.on("plotly_click", (event) => {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import re
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,7 +24,7 @@ from rl_alliteration.analysis.types import FINAL_TEXTS, WINDOW, Analysis, Trial
 from rl_alliteration.report import settings
 from rl_alliteration.report import trials as table
 from rl_alliteration.report.base import Figure, Shown
-from rl_alliteration.report.drawing import to_plotly
+from rl_alliteration.report.drawing import CONFIG, page_json, to_plotly
 from rl_alliteration.report.sections import DrawnSection, drawn_sections
 from rl_alliteration.report.texts import sample_texts
 from rl_alliteration.results import schema
@@ -86,8 +84,8 @@ def build_page(
         footer=f"Built {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by rl-alliteration report. Windows of "
         f"{analysis.window} texts; intervals: 95% by the bootstrap, over seeds within each setting.",
         numbers=_numbers,
-        figures_json=_json(_plots(sections) | {"watch": watch_seconds}),
-        texts_json=_json({**texts, "window": analysis.window, "names": [trial.name for trial in trials]}),
+        figures_json=page_json(_plots(sections) | {"watch": watch_seconds, "config": CONFIG}),
+        texts_json=page_json({**texts, "window": analysis.window, "names": [trial.name for trial in trials]}),
         **{name: Markup(code.replace("</script", "<\\/script")) for name, code in scripts.items()},
     )
 
@@ -110,12 +108,6 @@ def _file(name: str) -> str:
 def _hash(script: str) -> str:
     digest = hashlib.sha256(script.replace("</script", "<\\/script").encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _json(value: Any) -> Markup:
-    """JSON that cannot end the element it is in: the characters of markup are written as escapes."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _subtitle(shown: Shown, trials: Sequence[Trial]) -> str:

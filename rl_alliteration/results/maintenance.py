@@ -13,6 +13,7 @@ from rl_alliteration.names import find_trial
 from rl_alliteration.results import schema
 from rl_alliteration.results.heartbeat import heartbeat_path
 from rl_alliteration.results.lease import Lease, LeaseState, await_free, holder, lease_path, read_lease
+from rl_alliteration.results.notes import note_path
 from rl_alliteration.results.parts import Row, encode_part, read_part, row_digest, stored_generations, stored_parts
 from rl_alliteration.results.process import Process
 from rl_alliteration.results.reader import all_trials, parts, trial_ids
@@ -41,9 +42,10 @@ def compact(source: Storage, target: Storage) -> int:
     trials = all_trials(source)
     for experiment, trial_id in trials:
         _must_be_right(source, experiment, trial_id, "repair it with the sweep's own command")
-    for folder in ("models", "runs"):
+    for folder in ("models", "runs", "notes"):
         for path in source.list(folder):
-            target.put(path, source.get(path))
+            if not path.endswith(".lock"):
+                target.put(path, source.get(path))
     for experiment, trial_id in trials:
         _copy_trial(source, target, experiment, trial_id)
         _must_be_right(target, experiment, trial_id, "it changed while it was copied; compact into a new folder")
@@ -122,6 +124,8 @@ def removal(storage: Storage, experiment: str, trial_id: str | None) -> list[str
             schema.trial_folder("trials", experiment, name),
         ):
             files += reversed(storage.list(folder))
+        note = note_path(experiment, name)
+        files += [path for path in storage.list(f"notes/{experiment}") if path in (note, f"{note}.lock")]
     return files
 
 

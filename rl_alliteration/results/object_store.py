@@ -106,6 +106,15 @@ class ObjectStorage(Storage):
         with _explained_by_store(folder):
             return sorted(str(item["path"]) for chunk in obstore.list(self._store, folder) for item in chunk)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        import obstore
+
+        with _explained_by_store(folder):
+            found = {
+                str(item["path"]): int(item["size"]) for chunk in obstore.list(self._store, folder) for item in chunk
+            }
+        return dict(sorted(found.items()))
+
     def exists(self, path: str) -> bool:
         import obstore
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -20,6 +18,7 @@ from rl_alliteration.foreign import Damaged, Newer
 from rl_alliteration.results import schema
 from rl_alliteration.results.cards import is_search, read_run
 from rl_alliteration.results.drivers import Drivers
+from rl_alliteration.results.duck import attach, files, literal, quote, quoted, readable_root
 from rl_alliteration.results.integrity import read_events
 from rl_alliteration.results.parts import part_paths
 from rl_alliteration.results.storage import Storage
@@ -47,15 +46,17 @@ def connect(storage: Storage, *, wait: bool = True) -> duckdb.DuckDBPyConnection
         Newer: a newer version of the code has written some of them.
     """
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
-    _attach(connection, storage)
-    found = {name: _create_view(connection, storage, name) for name in schema.DATASETS}
+    attach(connection, storage)
+    found = {name: [path for path in storage.list(name) if _PART.fullmatch(path)] for name in schema.DATASETS}
+    for name, paths in found.items():
+        _create_view(connection, storage, name, paths)
     if not any(found.values()):
         raise UserError(f"--storage: {str(storage)!r} holds no results; run a sweep with this --storage first")
     _check_versions(connection, storage, found["trials"])
     pairs = sorted(_pairs(_PART, found["trials"]))
     by_path = [dict(zip(_KEYS, pair, strict=True)) for pair in pairs]
     connection.register(BY_PATH, pa.Table.from_pylist(by_path, schema=pa.schema(_KEYS)))
-    abandoned = _list(_without_driver(storage, connection, wait=wait))
+    abandoned = quoted(_without_driver(storage, connection, wait=wait))
     connection.execute(
         f"""
         CREATE VIEW trials AS SELECT * REPLACE (
@@ -104,7 +105,7 @@ def _answered(storage: Storage, sql: str, views: Views) -> Iterator[duckdb.DuckD
             if re.search(rf"\b{name}\b", sql, re.IGNORECASE):  # one made for nothing costs time, and changes no answer
                 connection.register(name, made(connection))
         for setting in (
-            f"allowed_directories = [{_quote(_readable_root(storage))}]",
+            f"allowed_directories = [{quote(readable_root(storage))}]",
             "enable_external_access = false",
             "python_enable_replacements = false",
             "lock_configuration = true",
@@ -176,15 +177,21 @@ def parts(storage: Storage, dataset: str, experiment: str, trial_id: str) -> lis
     return part_paths(storage, dataset, experiment, trial_id)
 
 
+def by_trial(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """Paths of parts by (experiment, trial id), in the order of their numbers; what is none is left out."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for match in map(_PART.fullmatch, paths):
+        if match is not None:
+            found.setdefault((match["experiment"], match["trial_id"]), []).append(match[0])
+    for own in found.values():
+        own.sort(key=schema.part_number)
+    return found
+
+
 def parts_by_trial(storage: Storage, experiment: str | None = None) -> dict[tuple[str, str], list[str]]:
     """Paths of the parts of texts of all trials, by (experiment, trial id), in the order of their numbers."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for match in map(_PART.fullmatch, storage.list("generations")):
-        if match is not None and experiment in (None, match["experiment"]):
-            found.setdefault((match["experiment"], match["trial_id"]), []).append(match[0])
-    for paths in found.values():
-        paths.sort(key=schema.part_number)
-    return found
+    found = by_trial(storage.list("generations"))
+    return {pair: paths for pair, paths in found.items() if experiment in (None, pair[0])}
 
 
 def last_rows(storage: Storage, paths: Sequence[str], count: int, columns: Sequence[str]) -> pa.Table:
@@ -264,7 +271,7 @@ def _without_driver(storage: Storage, connection: duckdb.DuckDBPyConnection, *, 
     if wait and unknown:  # those alone whose trials would be shown as something else
         newest = f"SELECT experiment, status FROM {_NEWEST}"
         going_on = f"SELECT DISTINCT experiment FROM ({newest}) WHERE status IN {_GOING_ON}"
-        rows = connection.execute(f"{going_on} AND experiment IN ({_list(unknown)})").fetchall()
+        rows = connection.execute(f"{going_on} AND experiment IN ({quoted(unknown)})").fetchall()
         known |= drivers(storage).watch(name for (name,) in rows)
     return sorted(name for name, has_driver in known.items() if has_driver is False)
 
@@ -273,9 +280,9 @@ def _check_versions(connection: duckdb.DuckDBPyConnection, storage: Storage, eve
     """Raises `Newer` if a trial's newest event is of a newer version of the schema: so may its rows be."""
     newest = {path.rpartition("/")[0]: path for path in events}
     if newest:
-        root = _readable_root(storage)
-        files = _list([f"{root}/{path}" for path in newest.values()])
-        source = f"read_parquet([{files}], filename = true, hive_partitioning = false)"
+        root = readable_root(storage)
+        listed = quoted([f"{root}/{path}" for path in newest.values()])
+        source = f"read_parquet([{listed}], filename = true, hive_partitioning = false)"
         with contextlib.suppress(duckdb.Error):  # a damaged event is for whoever reads it
             newer = f"SELECT min(filename) FROM {source} WHERE schema_version > {schema.SCHEMA_VERSION}"
             (path,) = connection.execute(newer).fetchall()[0]
@@ -283,31 +290,24 @@ def _check_versions(connection: duckdb.DuckDBPyConnection, storage: Storage, eve
                 raise Newer(path.removeprefix(root).lstrip("/"))
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, dataset: str) -> list[str]:
-    """Create the view of a dataset; the paths of its parts, sorted."""
+def _create_view(connection: duckdb.DuckDBPyConnection, storage: Storage, dataset: str, found: Sequence[str]) -> None:
+    """Create the view of a dataset over these of its parts."""
     view = "trial_events" if dataset == "trials" else dataset
     columns = schema.arrow(dataset)
     later = [column for column in schema.describe(dataset) if column.since > 1]
     never_original = dataset == "steps"
     names = ", ".join([*_KEYS, *(_BETA if name == "beta" and not never_original else name for name in columns.names)])
-    # Listed by us, not by a pattern: DuckDB takes a folder that it cannot list for an empty one, and follows links.
-    found = [path for path in storage.list(dataset) if _PART.fullmatch(path)]
     empty = pa.schema([*_KEYS.items(), *zip(columns.names, columns.types, strict=True)]).empty_table()
     source = f"{view}_empty"
     if found:
-        root = _readable_root(storage)
-        files = ", ".join(_quote(f"{root}/{path}") for path in found)
-        types = "{'experiment': VARCHAR, 'trial_id': VARCHAR}"
         # By name only where versions may differ: DuckDB then opens every file before it answers.
-        by_name = ", union_by_name = true" if later else ""
-        source = f"read_parquet([{files}], hive_partitioning = true, hive_types = {types}{by_name})"
+        source = files(storage, found, by_name=bool(later))
     if later or not found:
         connection.register(f"{view}_empty", empty)
     if later and found:
-        filled = ", ".join(f"coalesce({c.name}, {_literal(c.default)}) AS {c.name}" for c in later)
+        filled = ", ".join(f"coalesce({c.name}, {literal(c.default)}) AS {c.name}" for c in later)
         source = f"(SELECT * REPLACE ({filled}) FROM (FROM {view}_empty UNION ALL BY NAME FROM {source}))"
     connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {source}")
-    return found
 
 
 _BETA = f"CASE WHEN algorithm <> '{ORIGINAL}' THEN beta END AS beta"
@@ -321,57 +321,3 @@ def _trials_of(storage: Storage, dataset: str) -> set[tuple[str, str]]:
 
 def _pairs(pattern: re.Pattern[str], paths: Iterable[str]) -> set[tuple[str, str]]:
     return {(match["experiment"], match["trial_id"]) for match in map(pattern.fullmatch, paths) if match is not None}
-
-
-_LINKS: dict[str, tempfile.TemporaryDirectory[str]] = {}
-_PROTOCOL = "results"
-
-
-def _readable_root(storage: Storage) -> str:
-    """The storage as DuckDB may be given it.
-
-    A folder whose name would be read as a pattern, or as partition keys, goes by a link to it; an object store by a
-    file system of its own, see `_attach`.
-    """
-    root = str(storage)
-    if storage.folder("") is None:
-        return f"{_PROTOCOL}://"
-    if not _MISREAD.search(root):
-        return root
-    if root not in _LINKS:
-        places = [place for place in (tempfile.gettempdir(), "/tmp", "/dev/shm") if not _MISREAD.search(place)]
-        _LINKS[root] = tempfile.TemporaryDirectory(prefix="rl_alliteration-", dir=places[0])
-        Path(_LINKS[root].name, "results").symlink_to(root, target_is_directory=True)
-    return f"{_LINKS[root].name}/results"
-
-
-_MISREAD = re.compile(r"[*?\[\\=]")
-
-
-def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
-    """Let DuckDB read an object store through pyarrow: its own extension for that would have to be downloaded.
-
-    Paths begin at the storage's root: what stands above it is no partition key.
-    """
-    if storage.folder("") is None:
-        import pyarrow.fs
-        from fsspec.implementations.arrow import ArrowFSWrapper
-
-        class Wrapped(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
-            protocol = _PROTOCOL
-
-        filesystem, path = storage.pyarrow()
-        connection.register_filesystem(Wrapped(pyarrow.fs.SubTreeFileSystem(path, filesystem)))
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(map(_quote, names)) or "NULL"
-
-
-def _literal(value: object) -> str:
-    """A column's default in SQL."""
-    return _quote(value) if isinstance(value, str) else f"'{value}'::DOUBLE" if isinstance(value, float) else str(value)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -140,7 +140,18 @@ class Storage:
         Raises:
             Failure: a folder cannot be listed, which is not to be taken for an empty one; or there is a link in it.
         """
-        found: list[str] = []
+        return sorted(path for path, _ in self._entries(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """As `list`, with the bytes of each file."""
+        found = {}
+        for path, entry in self._entries(folder):
+            with contextlib.suppress(FileNotFoundError), _explained(path, FileNotFoundError):
+                found[path] = entry.stat(follow_symlinks=False).st_size
+        return dict(sorted(found.items()))
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Paths of all files below a folder, in no order; see `list`."""
         waiting = [self._at(folder)]
         start = len(str(self.root)) + 1
         while waiting:
@@ -157,10 +168,9 @@ class Storage:
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(Path(entry.path))
                         elif entry.is_file(follow_symlinks=False) or not os.path.lexists(entry.path):
-                            found.append(entry.path[start:])
+                            yield entry.path[start:], entry
                         else:
                             raise _no_file(entry.path[start:])
-        return sorted(found)
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""

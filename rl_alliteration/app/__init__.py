@@ -1,0 +1,1 @@
+"""A live page over results, in a browser. Never imports torch, transformers or Ray."""

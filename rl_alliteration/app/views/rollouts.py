@@ -1,0 +1,71 @@
+"""What a trial said: one step's whole group, or a window of texts, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from rl_alliteration.analysis.types import WINDOW
+from rl_alliteration.app.choices import Choices
+from rl_alliteration.app.index import Known
+from rl_alliteration.app.page import Live, Page
+from rl_alliteration.app.rows import COLUMNS, ORDERS, Rollout, ordered, rollouts
+
+STEP, ONE_WINDOW = "step", "window"
+
+
+def page(live: Live, choices: Choices) -> Page:
+    """The texts that an address asks for."""
+    snapshot = live.index.snapshot
+    named = choices.trials(snapshot)
+    trials = [(f"{one.note.name}: {one.trial.name}" if one.note.name else one.trial.name, "/".join(one.pair))
+              for one in snapshot.trials.values() if one.trial.generations]  # fmt: skip
+    values: dict[str, Any] = {"trials": trials, "orders": ORDERS, "choices": choices, "one": None}
+    if not named and not trials:
+        return Page("rollouts.html", "Rollouts", values)
+    one = named[0] if named else next(one for one in snapshot.trials.values() if one.trial.generations)
+    size = one.trial.group_size
+    scope = choices.one_of("scope", (STEP, ONE_WINDOW), STEP if size > 1 else ONE_WINDOW)
+    last = max(one.trial.generations - 1, 0)
+    asked = choices.whole("generation", last)
+    width = size if scope == STEP else WINDOW
+    low = min(asked, last) // width * width
+    order = choices.one_of("order", ORDERS, "sampled")
+    shuffle = choices.whole("shuffle", 0, most=2**31)
+    found = rollouts(live.index, one, low, low + width)
+    shown = ordered(found, order, shuffle)
+    live.index.want([one.pair])
+    values |= {
+        "one": one,
+        "key": "/".join(one.pair),
+        "scope": scope,
+        "scopes": {STEP: f"one step's group ({size})", ONE_WINDOW: f"a window ({WINDOW})"},
+        "order": order,
+        "shuffle": shuffle,
+        "low": low,
+        "high": low + len(found) - 1,
+        "last": last,
+        "end": last // width * width,
+        "width": width,
+        "beyond": asked > last,
+        "shown": shown,
+        "mean": _means(found),
+        "not_stored": one.generations - one.trial.generations,
+    }
+    return Page("rollouts.html", f"Rollouts of {one.trial.name}", values, lambda: as_table(one, shown))
+
+
+def _means(found: list[Rollout]) -> dict[str, float]:
+    count = max(len(found), 1)
+    return {
+        "reward": sum(one.raw_reward for one in found) / count,
+        "kl": sum(one.kl for one in found) / count,
+    }
+
+
+def as_table(one: Known, shown: list[Rollout]) -> pa.Table:
+    """What is shown, with the columns' own names and signs."""
+    columns: dict[str, Any] = {name: [getattr(row, name) for row in shown] for name in COLUMNS}
+    of = {"experiment": [one.trial.experiment] * len(shown), "trial_id": [one.trial.trial_id] * len(shown)}
+    return pa.table(of | columns)

@@ -1,0 +1,54 @@
+"""One trial: how it stands, what it is, and what people say of it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+import pyarrow as pa
+
+from rl_alliteration.analysis.metrics import METRICS
+from rl_alliteration.analysis.worth import setting_worth
+from rl_alliteration.app.choices import Choices
+from rl_alliteration.app.facets import differing
+from rl_alliteration.app.page import Live, Page
+from rl_alliteration.app.table import COLUMNS, Verdicts, as_table, rows
+from rl_alliteration.errors import UserError
+from rl_alliteration.results.notes import NAME_LENGTH, NOTE_LENGTH
+
+
+def page(live: Live, choices: Choices) -> Page:
+    """The trial that an address names."""
+    snapshot = live.index.snapshot
+    found = choices.trials(snapshot)
+    if len(found) != 1:
+        raise UserError("trial: name one trial, such as by a link of the table of trials")
+    (one,) = found
+    live.index.want([one.pair])
+    trial = one.trial
+    (row,) = rows([one], Verdicts.of(snapshot))
+    facts = [(column.title, column.show(row.values[column.name].value), column.meaning) for column in COLUMNS]
+    if trial.original is not None and trial.full.any():
+        worth = setting_worth([trial])
+        best = "over what the original's texts can tell" if worth.beyond else f"{worth.worth.value:,.1f}"
+        facts.append(("Worth best-of", best, "the n whose best-of-n of the original's texts has the same raw reward"))
+        if math.isfinite(worth.wasted.value):
+            facts.append(("Nats wasted", f"{worth.wasted.value:z.1f}", "a text, beyond those that best-of-n needs"))
+    ends = [(about.title, about.shown(trial.final(name)), about.digits, about.words) for name, about in METRICS.items()]
+    command = ["rl-alliteration", "export", "--storage", str(live.index.storage), "--experiment", trial.experiment]
+    values = {
+        "one": one,
+        "row": row,
+        "facts": facts,
+        "ends": ends,
+        "settings": [(name, words[0]) for name, words, _ in differing([one])],
+        "command": shlex.join([*command, "--trial", trial.trial_id, "--output", "model"]),
+        "name_length": NAME_LENGTH,
+        "note_length": NOTE_LENGTH,
+        "key": "/".join(one.pair),
+    }
+
+    def table() -> pa.Table:
+        return as_table([row], groups=False)
+
+    return Page("trial.html", one.note.name or trial.name, values, table)
