@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_alliteration.config import canonical_json
+from rl_alliteration.lm.known import PlainConfig
 
 # Keys of a configuration that change no number of a model in evaluation mode. All others may: code reads some by name.
 _NEUTRAL = {
@@ -35,7 +36,8 @@ def fingerprint_architecture(model: Any) -> str:
     Of the configuration, what differs from the defaults of its kind, less the keys that change no number: so a key
     left out equals its default, and a version of transformers that adds a key changes no fingerprint.
     """
-    digest = hashlib.sha256(canonical_json(_without_defaults(model.config)).encode("utf-8", "surrogatepass"))
+    config = model.config.in_transformers() if isinstance(model.config, PlainConfig) else model.config
+    digest = hashlib.sha256(canonical_json(_without_defaults(config)).encode("utf-8", "surrogatepass"))
     buffers, stored = dict(model.named_buffers()), model.state_dict()
     for name in sorted(buffers.keys() & stored.keys()):  # the others are functions of the configuration
         buffer = buffers[name].detach().cpu()

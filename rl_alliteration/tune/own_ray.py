@@ -140,13 +140,15 @@ def _watch_core(over: threading.Event, folder: Path) -> None:
 
 
 def core_processes() -> list[Any]:
-    """The processes that this one's own Ray consists of, workers aside: as `psutil.Process`."""
+    """The processes that this one's own Ray consists of, agents too, workers aside: as `psutil.Process`."""
     import psutil
 
     found = []
-    for child in psutil.Process().children():
+    for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if child.name() in _CORE or any("/ray/" in word for word in child.cmdline()):
+            words = child.cmdline()
+            worker = any("/ray/_private/workers/" in word or word.startswith("ray::") for word in words)
+            if child.name() in _CORE or (not worker and any("/ray/" in word for word in words)):
                 found.append(child)
     return found
 

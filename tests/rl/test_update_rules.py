@@ -214,8 +214,10 @@ def test_a_reference_that_bars_what_the_policy_says_ends_the_trial(
     trainer = trainer_of(tiny_llama, make_config(tiny_llama), UpdateRule(credit="to-go", kl="exact"))
     trainer.reference = copy.copy(trainer.reference)
     trainer.reference.forward = copy.copy(trainer.reference.forward)
-    given = trainer.reference.forward.logits
+    given = trainer.reference.forward.logits_by_texts
     barred = torch.zeros(2048).index_fill(0, torch.tensor([2047]), -torch.inf)
-    monkeypatch.setattr(trainer.reference.forward, "logits", lambda token_ids: given(token_ids) + barred)
+    monkeypatch.setattr(
+        trainer.reference.forward, "logits_by_texts", lambda *asked: (logits + barred for logits in given(*asked))
+    )
     with pytest.raises(Diverged, match="generation 0: a KL divergence is not finite"):
         trainer.step()

@@ -120,6 +120,7 @@ def test_of_another_length_it_is_another_trial(
 
 def test_a_dry_run_lists_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = run(capsys, "sweep", "--preset", "quickstart", "--storage", str(tmp_path / "x"), "--dry-run")
-    *_, last, total = out.splitlines()
-    assert code == 0 and last.split(maxsplit=5)[1:5] == ["1,200", "20", "0.003", "alliteration"]
-    assert last.endswith("credit to-go, KL exact, linear rate") and total.startswith("6 trials, 7,000 texts")
+    assert code == 0 and "6 trials, 7,000 texts" in out
+    last = out[: out.index("6 trials, 7,000 texts")]
+    for told in ("0.003", "credit to-go, KL exact, linear rate"):
+        assert last.count(told) == 1
