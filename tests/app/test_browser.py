@@ -311,7 +311,7 @@ def keyboard_alone(watched: Watched) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
+    until(page, "document.activeElement.id === 'main'", 20)
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.name") == "trial"
 

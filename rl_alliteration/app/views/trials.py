@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rl_alliteration.app.choices import Choices
-from rl_alliteration.app.facets import chosen, facets
+from rl_alliteration.app.facets import Facet, chosen, facets
 from rl_alliteration.app.index import Known, Snapshot
 from rl_alliteration.app.page import Live, Page
 from rl_alliteration.app.table import COLUMNS, Row, Verdicts, as_table, grouped, rows, sorted_rows
@@ -32,15 +32,8 @@ def page(live: Live, choices: Choices) -> Page:
     group = choices.one_of("group", groups, "")
     names = {"name", *(column.name for column in COLUMNS)}
     sort = choices.one_of("sort", ["", *names, *(f"-{name}" for name in names)], "")
-    if group == "":
-        table = rows(found, verdicts)
-    elif group == SEEDS:
-        several = len({one.trial.reward_function for one in found}) > 1
-        table = grouped(found, verdicts, lambda one: _setting(one, several))
-    else:
-        (facet,) = (facet for facet in known if facet.name == group)
-        table = grouped(found, verdicts, lambda one: facet.values.get(one.pair, "–"))
-    table = sorted_rows(table, sort)
+    question = ("rows", snapshot.version, group, tuple(one.pair for one in found))
+    table = sorted_rows(live.kept(question, lambda: _rows(found, known, verdicts, group)), sort)
     pages = max(1, -(-len(table) // ROWS))
     place = choices.whole("page", 1, least=1, most=max(pages, 1))
     colour = live.colour_of(snapshot)
@@ -64,6 +57,17 @@ def page(live: Live, choices: Choices) -> Page:
         "starred": choices.flag("starred"),
     }
     return Page("trials.html", "Trials", values, lambda: as_table(table, groups=bool(group)))
+
+
+def _rows(found: list[Known], known: list[Facet], verdicts: Verdicts, group: str) -> list[Row]:
+    """A row a trial, or a group."""
+    if group == "":
+        return rows(found, verdicts)
+    if group == SEEDS:
+        several = len({one.trial.reward_function for one in found}) > 1
+        return grouped(found, verdicts, lambda one: _setting(one, several))
+    (facet,) = (facet for facet in known if facet.name == group)
+    return grouped(found, verdicts, lambda one: facet.values.get(one.pair, "–"))
 
 
 @dataclasses.dataclass(frozen=True)
