@@ -38,7 +38,7 @@ class LayerActivations:
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """Of all layers. Each layer has memory of its own, so that a backward pass frees it once it is through with it."""
+    """Of all layers. Each layer has memory of its own, which a backward pass may free once it is through with it."""
 
     layers: list[LayerActivations]
     logits: Tensor
@@ -67,6 +67,11 @@ class Activations:
             for of_layer in cache
         ]
         return cls(layers, new(vocabulary, dtype=products))
+
+    @property
+    def bytes(self) -> int:
+        """In memory, what `heads` are part of aside."""
+        return sum(part.nbytes for layer in self.layers for part in layer.by_token) + self.logits.nbytes
 
     def rows(self) -> list[tuple[Tensor, ...]]:
         """By token: of each layer in turn what is after `heads`, then the logits; (B, …) each."""

@@ -28,6 +28,10 @@ from rl_alliteration.lm.description import Block, Description, Matrix, Norm, Rot
 from rl_alliteration.lm.forward import Decoded
 from rl_alliteration.lm.linear import Packed, known_linear, known_linear_of, linear
 
+_KEPT = 2**26
+"""Bytes of activations up to which the next group has the same memory: what is new is paid for page by page, which a
+small model's step notices."""
+
 
 class DecoderForward:
     """Logits of whole texts with gradients, or of one more token a text with a preallocated cache.
@@ -168,7 +172,8 @@ class DecoderForward:
         if not self._record or self._activations is None:
             return None
         kept = [self._activations.until(self._position)]
-        self._activations, self._rows = None, []  # from now on it is the backward pass's, which frees it layer by layer
+        if self._activations.bytes > _KEPT:  # from now on it is the backward pass's, which frees it layer by layer
+            self._activations, self._rows = None, []
         return lambda token_ids: self._decoded_logits(kept.pop(), token_ids)
 
     def _decoded_logits(self, kept: Activations, token_ids: Tensor) -> Tensor:
@@ -225,10 +230,10 @@ class DecoderForward:
             if self._cache.shape != shape:
                 # Zeros: `advance_at` reads the whole cache, and nothing masked may be NaN.
                 self._cache = torch.zeros(shape, dtype=self.attention_dtype, device=device)
-                self._layers, self._output = [], None
+                self._layers, self._output, self._activations = [], None, None
             # On a GPU decoding is a graph, with other attention.
             self._record = record and device.type == "cpu" and flash_attention()
-            if self._record:
+            if self._record and self._activations is None:
                 vocabulary, width = model.head.shape
                 self._activations = Activations.empty(
                     self._cache, heads=model.heads, width=width, hidden=model.blocks[0].expand.shape[0],
