@@ -239,6 +239,7 @@ def ask(folder: Path, name: str, command: tuple[str, ...]) -> Answer:
         (folder / old).unlink(missing_ok=True)
     answer = call(*command)
     answer.check()
+    answer.out = re.sub(r"replaying .* texts from generation .*\n", "", answer.out)  # longer after a torn checkpoint
     if answer.code == 0:
         if name == "report":
             page = (folder / "report.html").read_text()
