@@ -11,16 +11,13 @@ import pytest
 import torch
 from test_update_rules import RULES, trainer_of
 from trainers import ENDS, distance, update_of, with_ends
-from trials import EXPERIMENT, open_run, planned, rows, run_trial
+from trials import assert_resumed_replayed_and_verified, planned
 
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.lm.loading import LoadedModel
-from rl_alliteration.results.storage import Storage
-from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.rl.objective import Group
 from rl_alliteration.rl.trainer import Step, Trainer
 from rl_alliteration.rl.update import UpdateRule
-from rl_alliteration.trial.replay import StoredTrial, replay, verify_deep
 
 NUMBERS = ("lm_cross_entropy", "original_lm_cross_entropy", "kl_penalty", "reward", "advantage")
 Make = Callable[..., TrialConfig]
@@ -122,17 +119,4 @@ def test_a_trial_in_pieces_is_resumed_replayed_and_verified_bit_for_bit(
 ) -> None:
     loaded = request.getfixturevalue(name)
     trial = planned(make_config(loaded, micro_batch=3, max_length=12, learning_rate=1e-2, kl="exact"), 24)
-    whole, cut = Storage(tmp_path / "whole"), Storage(tmp_path / "cut")
-    run = run_trial(whole, trial, loaded, keep=None)
-    run_trial(cut, trial, loaded, stop_after=3)
-    assert open_run(cut, trial, loaded).resumed_at == 8
-    run_trial(cut, trial, loaded)
-    for dataset in ("generations", "steps"):
-        assert rows(whole, trial, dataset) == rows(cut, trial, dataset)
-    assert verify_trial(cut, EXPERIMENT, trial.trial_id).problem is None
-    there = StoredTrial(whole, EXPERIMENT, trial.trial_id, trial.config, loaded, 24)
-    assert verify_deep(there, pytest.fail) is None
-    again = replay(there, 20, lambda _: None)
-    again.step()
-    for one, other in zip(again.policy.model.parameters(), run.trainer.policy.model.parameters(), strict=True):
-        assert one.equal(other)
+    assert_resumed_replayed_and_verified(tmp_path, trial, loaded)

@@ -10,16 +10,13 @@ from typing import Any
 import pytest
 import torch
 from trainers import make_trainer
-from trials import EXPERIMENT, open_run, planned, rows, run_trial
+from trials import assert_resumed_replayed_and_verified, planned
 
 from rl_alliteration.analysis.measure import original_keys
 from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import UserError
 from rl_alliteration.lm.loading import LoadedModel, load_model
 from rl_alliteration.lm.sampling import log_probabilities, sample, uniforms
-from rl_alliteration.results.storage import Storage
-from rl_alliteration.results.verify import verify_trial
-from rl_alliteration.trial.replay import StoredTrial, replay, verify_deep
 from rl_alliteration.tune.plan import Sweep, plan, resolve
 
 Make = Callable[..., TrialConfig]
@@ -67,20 +64,7 @@ def test_such_a_trial_is_resumed_replayed_and_verified(
     loaded = request.getfixturevalue(name)
     config = make_config(loaded, reference_dtype="bfloat16", max_length=12, learning_rate=1e-2, kl="exact")
     trial = planned(config, 24)
-    whole, cut = Storage(tmp_path / "whole"), Storage(tmp_path / "cut")
-    run = run_trial(whole, trial, loaded, keep=None)
-    run_trial(cut, trial, loaded, stop_after=3)
-    assert open_run(cut, trial, loaded).resumed_at == 8
-    run_trial(cut, trial, loaded)
-    for dataset in ("generations", "steps"):
-        assert rows(whole, trial, dataset) == rows(cut, trial, dataset)
-    assert verify_trial(cut, EXPERIMENT, trial.trial_id).problem is None
-    there = StoredTrial(whole, EXPERIMENT, trial.trial_id, trial.config, loaded, 24)
-    assert verify_deep(there, pytest.fail) is None
-    again = replay(there, 20, lambda _: None)
-    again.step()
-    for one, other in zip(again.policy.model.parameters(), run.trainer.policy.model.parameters(), strict=True):
-        assert one.equal(other)
+    assert_resumed_replayed_and_verified(tmp_path, trial, loaded)
 
 
 def test_a_policy_may_have_the_loaded_weights_themselves(tiny_llama_folder: Path, make_config: Make) -> None:

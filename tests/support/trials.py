@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.lm.loading import LoadedModel
@@ -14,9 +17,11 @@ from rl_alliteration.results.events import EventLog
 from rl_alliteration.results.parts import read_part
 from rl_alliteration.results.reader import parts
 from rl_alliteration.results.storage import Storage
+from rl_alliteration.results.verify import verify_trial
 from rl_alliteration.rl.advantages import ALGORITHMS
 from rl_alliteration.rl.rewards import get_reward
 from rl_alliteration.rl.trainer import Trainer
+from rl_alliteration.trial.replay import StoredTrial, replay, verify_deep
 from rl_alliteration.trial.run import TrialRun
 from rl_alliteration.tune.plan import Sweep
 from rl_alliteration.tune.restore import store_model
@@ -91,3 +96,21 @@ def rows(storage: Storage, trial: PlannedTrial, dataset: str = "generations") ->
         for path in parts(storage, dataset, EXPERIMENT, trial.trial_id)
         for row in read_part(storage, path)
     ]
+
+
+def assert_resumed_replayed_and_verified(folder: Path, trial: PlannedTrial, loaded: LoadedModel) -> None:
+    """A trial of 24 texts in groups of 4, whole and cut short after three steps, is the same bit for bit."""
+    whole, cut = Storage(folder / "whole"), Storage(folder / "cut")
+    run = run_trial(whole, trial, loaded, keep=None)
+    run_trial(cut, trial, loaded, stop_after=3)
+    assert open_run(cut, trial, loaded).resumed_at == 8
+    run_trial(cut, trial, loaded)
+    for dataset in ("generations", "steps"):
+        assert rows(whole, trial, dataset) == rows(cut, trial, dataset)
+    assert verify_trial(cut, EXPERIMENT, trial.trial_id).problem is None
+    there = StoredTrial(whole, EXPERIMENT, trial.trial_id, trial.config, loaded, 24)
+    assert verify_deep(there, pytest.fail) is None
+    again = replay(there, 20, lambda _: None)
+    again.step()
+    for one, other in zip(again.policy.model.parameters(), run.trainer.policy.model.parameters(), strict=True):
+        assert one.equal(other)
