@@ -131,8 +131,8 @@ def connected(address: str) -> Iterator[None]:
 def ending_with_ray(stop: StopRequest, console: Console) -> Iterator[None]:
     """End this process soon after a Ray of its own has ended: Ray itself tries for a minute, then aborts.
 
-    A signal to the whole process group ends both: `timeout`, or a batch system. What is published stays, as after
-    any kill; the lease of a process that is gone is nobody's.
+    A signal to every process of a job ends both: a batch system's. What is published stays, as after any kill; the
+    lease of a process that is gone is nobody's.
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     core = core_processes()

@@ -262,8 +262,10 @@ def compare_two(watched: Watched) -> None:
     page.wait_for_selector("#compared-section")
     watched.drawn()
     assert page.locator("tr.differs").count() == 1
+    page.focus("select[name=at]")
     page.select_option("select[name=at]", "kl")
     until(page, "location.search.includes('at=kl')")
+    until(page, "document.activeElement.name === 'at'")
     assert page.locator(".sides section").count() == 2
 
 
@@ -310,8 +312,11 @@ def keyboard_alone(watched: Watched) -> None:
     page = watched.go("/")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
+    page.evaluate("window.before = document.getElementById('main')")
     page.keyboard.press("Enter")
     until(page, "document.activeElement.id === 'main'", 20)
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.activeElement === window.before")  # a link within the page fetches nothing
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.name") == "trial"
 

@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pandas
 import polars
+import psutil
 import pytest
 from commands import assert_verified, cli, command, flags, here, texts, wait_for_parts
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
@@ -297,8 +298,8 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None
     assert here("status", "--storage", str(storage)).stdout.count("stopped") == 3
 
 
-def test_a_signal_to_the_whole_process_group_ends_the_driver_soon(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
-    # As `timeout` and batch systems send it: Ray's own processes get it too, and nothing is left to ask.
+def test_a_signal_to_the_whole_process_group_stops_cleanly(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
+    # As `timeout` sends it: a Ray that took it too would be gone before the trials have published what they have.
     storage = tmp_path / "results"
     grid = ("--beta", "0", "--original-texts", "40", "--checkpoint-every", "200", "--max-generations", str(LONG * 10))
     driver = subprocess.Popen(
@@ -306,12 +307,23 @@ def test_a_signal_to_the_whole_process_group_ends_the_driver_soon(tmp_path: Path
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     wait_for_parts(storage, driver)
+    core = core_of(driver)
     os.killpg(driver.pid, signal.SIGTERM)
-    out, err = driver.communicate(timeout=40)  # Ray by itself tries for a minute
+    out, err = driver.communicate(timeout=60)
     assert driver.returncode == 143, out + err
     assert "The same command goes on from here" in out
     assert "Traceback" not in err
+    sql = "SELECT status, reason FROM trials WHERE algorithm = 'rloo'"
+    assert set(reader.run_query(Storage(storage), sql)[1]) == {("stopped", "SIGTERM")}
     assert_verified(storage)
+    assert psutil.wait_procs(core, timeout=20)[1] == []
+
+
+def core_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a driver's own Ray without which there is none."""
+    core = [child for child in psutil.Process(driver.pid).children() if child.name() in ("gcs_server", "raylet")]
+    assert len(core) == 2
+    return core
 
 
 def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
@@ -333,8 +345,10 @@ def test_a_killed_driver_leaves_a_stalled_sweep_that_goes_on(tmp_path: Path, tin
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     wait_for_parts(storage, driver)
+    core = core_of(driver)
     driver.kill()
     driver.wait()
+    assert psutil.wait_procs(core, timeout=20)[1] == []
     told = here("status", "--storage", str(storage)).stdout  # the original may have ended before the first part
     assert "stalled" in told
     assert "running" not in told

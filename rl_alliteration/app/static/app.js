@@ -91,7 +91,10 @@
     if (!(response.headers.get("content-type") || "").startsWith("text/html")) throw new Error(await response.text());
     return new DOMParser().parseFromString(await response.text(), "text/html");
   };
+  const focusKey = (node) => [node.tagName, node.getAttribute("aria-label") || node.textContent].join();
+  const view = () => location.pathname + location.search;
   let latest = 0;
+  let shown = view();
   const show = async (url, { push = true } = {}) => {
     const mine = ++latest;
     main().classList.add("busy");
@@ -99,19 +102,23 @@
       const page = await fetched(url);
       if (mine !== latest) return;
       const active = document.activeElement;
-      const focused = active && active.name ? [active.name, active.value] : null;
+      const within = main().contains(active);
+      const focused = within && active.name ? [active.name, active.value] : null;
+      const key = within && active !== main() && !focused ? focusKey(active) : null;
       const open = [...document.querySelectorAll("details[open] > summary")].map((one) => one.textContent);
       main().replaceWith(document.adoptNode(page.getElementById("main")));
       document.title = page.title;
       root.dataset.version = page.documentElement.dataset.version;
       if (push) history.pushState(null, "", url);
+      shown = view();
       for (const summary of main().querySelectorAll("details > summary")) {
         if (open.includes(summary.textContent)) summary.parentElement.open = true;
       }
-      if (focused) {
-        const same = [...main().querySelectorAll("form.view [name]")].filter((one) => one.name === focused[0]);
-        const back = same.find((one) => one.value === focused[1]) || same[0];
-        if (back) back.focus({ preventScroll: true });
+      if (within) {  // whoever uses the keyboard stays where they are
+        const same = [...main().querySelectorAll("form.view [name]")].filter((one) => focused && one.name === focused[0]);
+        const alike = key && [...main().querySelectorAll("a, button, summary, [tabindex]")].find((one) => focusKey(one) === key);
+        const back = same.find((one) => one.value === focused[1]) || same[0] || alike || main();
+        back.focus({ preventScroll: true });
       }
       trouble("");
       drawAll(main());
@@ -172,7 +179,8 @@
         .then(() => { copy.textContent = "Copied"; }, () => { trouble("the browser does not allow copying; select it"); });
     }
   });
-  addEventListener("popstate", () => show(location.href, { push: false }));
+  // A link within the page (to the content, to a heading) changes the address too, but not what is shown.
+  addEventListener("popstate", () => { if (view() !== shown) show(location.href, { push: false }); });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .plot, .scroll")) return;
     const link = { ArrowLeft: "a[rel=prev]", ArrowRight: "a[rel=next]" }[event.key];
@@ -250,7 +258,6 @@
     }
     drawAll(fresh);
   };
-  const focusKey = (node) => [node.tagName, node.getAttribute("aria-label") || node.textContent].join();
 
   setTheme(themes.includes(stored()) ? stored() : "auto");
   drawAll(document);
