@@ -88,6 +88,7 @@ def test_a_failing_trial_fails_the_job_and_the_last_line_of_its_log_says_why(
     assert f"'{job}' failed" in re.sub(r"\x1b\[\d+m", "", shown.stdout)
 
 
+@pytest.mark.chaos
 def test_stop_leaves_a_clean_experiment_that_goes_on(head: Head, tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
     def long(generations: str) -> list[str]:
         return flags(tiny_gpt_neo_folder, tmp_path, "--max-generations", generations, "--checkpoint-every", "200")

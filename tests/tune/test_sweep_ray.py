@@ -298,6 +298,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None
     assert here("status", "--storage", str(storage)).stdout.count("stopped") == 3
 
 
+@pytest.mark.chaos
 def test_a_signal_to_the_whole_process_group_stops_cleanly(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
     # As `timeout` sends it: a Ray that took it too would be gone before the trials have published what they have.
     storage = tmp_path / "results"

@@ -32,6 +32,7 @@ def run_in(folder: Path, arguments: list[str], **environment: str | None) -> sub
     )  # fmt: skip
 
 
+@pytest.mark.chaos
 def test_a_stop_keeps_every_finished_group_though_a_step_takes_minutes(
     tmp_path: Path, tiny_gpt_neo_folder: Path
 ) -> None:
@@ -135,6 +136,7 @@ def _umask() -> int:
     return value
 
 
+@pytest.mark.chaos
 def test_a_sweep_runs_in_a_thread_without_a_home_and_with_a_reward_that_cannot_be_sent(
     tmp_path: Path, tiny_gpt_neo_folder: Path
 ) -> None:
