@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from rl_alliteration.analysis.alliteration import alliterating_pairs
-from rl_alliteration.analysis.diversity import mean_variety, overlaps
+from rl_alliteration.analysis.diversity import mean_variety, overlaps, repetitions
 from rl_alliteration.analysis.frontier import Recommendation, recommended
 from rl_alliteration.analysis.measure import measure, until
 from rl_alliteration.analysis.rules import KEEP_VARIETY
@@ -50,13 +50,26 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class NewTexts:
+    """What new texts of a recommended model come to."""
+
+    pairs: float
+    """Alliterating ones per 100 words."""
+    error: float
+    """Standard error of these."""
+    variety: float
+    """As a share of the original's."""
+    repetition: float
+    """Mean over texts, as a share of what texts of sense have at most."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Found:
     """What one of the two came to."""
 
     texts: int
     recommendation: Recommendation
-    new: tuple[float, float, float]
-    """Of new texts: alliteration per 100 words, its standard error, variety as a share of the original's."""
+    new: NewTexts
 
 
 def main() -> None:
@@ -76,9 +89,9 @@ def main() -> None:
         of_seed = [trial for trial in grid_trials if trial.seed == seed]
         assert len(of_seed) == len(fine.beta)
         cut = Analysis(of_seed, grid.window)
-        one = _found(open_storage(grid_storage), cut, fine.max_generations, asked.new_texts)
+        one = found_in(open_storage(grid_storage), cut, fine.max_generations, asked.new_texts)
         searched = measure(connect(open_storage(asked.storage)), f"frontier-{seed}")
-        other = _found(open_storage(asked.storage), searched, None, asked.new_texts)
+        other = found_in(open_storage(asked.storage), searched, None, asked.new_texts)
         rows.append((seed, one, other))
     table = _table(rows, asked)
     print(table)
@@ -90,8 +103,15 @@ def _run(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "rl_alliteration.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def _found(storage: Storage, analysis: Analysis, length: int | None, new_texts: int) -> Found:
-    """`length`: only so many texts of each trial count, and windows within them."""
+def found_in(storage: Storage, analysis: Analysis, length: int | None, new_texts: int) -> Found:
+    """What an analysis recommends, and new texts of it.
+
+    Args:
+        length: only so many texts of each trial count, and windows within them.
+
+    Raises:
+        Failure: no window keeps variety and sense.
+    """
     trials = analysis.trained
     if length is not None:  # a trial may have been extended since
         trials = [until(trial, length) for trial in trials]
@@ -101,11 +121,15 @@ def _found(storage: Storage, analysis: Analysis, length: int | None, new_texts: 
     words = Words.of(_new_texts(trainer, new_texts))
     pairs, _, _ = alliterating_pairs(words)
     rates = 100.0 * pairs / np.maximum(words.lengths, 1)
-    assert best.trial.original is not None
-    share = mean_variety(overlaps(words)) / best.trial.original.metrics["variety"]
-    error = float(rates.std(ddof=1) / len(rates) ** 0.5)
-    texts = sum(int(trial.texts.sum()) for trial in trials)
-    return Found(texts, best, (float(rates.mean()), error, share))
+    original = best.trial.original
+    assert original is not None
+    new = NewTexts(
+        pairs=float(rates.mean()),
+        error=float(rates.std(ddof=1) / len(rates) ** 0.5),
+        variety=mean_variety(overlaps(words)) / original.metrics["variety"],
+        repetition=float(repetitions(words).mean()) / original.repetition_limit,
+    )
+    return Found(sum(int(trial.texts.sum()) for trial in trials), best, new)
 
 
 def _new_texts(trainer: Trainer, count: int) -> list[str]:
@@ -136,18 +160,18 @@ def _table(rows: list[tuple[int, Found, Found]], asked: Compare) -> str:
         cells = [str(seed), *_cells(grid), *_cells(search), "yes" if better else "no"]
         lines.append(f"| {' | '.join(cells)} |")
     wins = sum(s.recommendation.point.alliteration >= g.recommendation.point.alliteration for _, g, s in rows)
-    new = sum(s.new[0] >= g.new[0] for _, g, s in rows)
+    new = sum(s.new.pairs >= g.new.pairs for _, g, s in rows)
     lines += ["", f"At least as good in {wins} of {len(rows)} repetitions; by new texts in {new} of {len(rows)}."]
     return "\n".join(lines) + "\n"
 
 
 def _cells(found: Found) -> list[str]:
-    trial, (mean, error, share) = found.recommendation.trial, found.new
+    trial, new = found.recommendation.trial, found.new
     where = f"{trial.algorithm}, {trial.coefficient}, rate {trial.learning_rate:g}, group {trial.group_size}"
     return [
         f"{found.texts:,}",
         f"{found.recommendation.point.alliteration:.1f}",
-        f"{mean:.1f} ± {error:.1f} ({share:.0%})",
+        f"{new.pairs:.1f} ± {new.error:.1f} ({new.variety:.0%})",
         f"{where}, after {found.recommendation.generation:,}",
     ]
 
