@@ -41,8 +41,16 @@ def encode_part(rows: Sequence[Row], dataset: str) -> bytes:
             raise ValueError(f"a row of {dataset} has unknown columns, or lacks some: {', '.join(sorted(wrong))}")
     table = pa.Table.from_pylist(whole, schema=columns)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    # Arrow's own copy of the schema says nothing that the file's does not, and takes 2 to 4 KB.
+    pq.write_table(table, sink, compression="zstd", store_schema=False, **_encodings(columns))
     return sink.getvalue()
+
+
+def _encodings(columns: pa.Schema) -> dict[str, Any]:
+    """The real numbers of tokens go byte by byte: hardly two are alike, so that a dictionary would only add to them."""
+    leaves = {field.name + (".list.element" if pa.types.is_list(field.type) else ""): field.type for field in columns}
+    split = {leaf: "BYTE_STREAM_SPLIT" for leaf, kind in leaves.items() if kind == pa.list_(pa.float32())}
+    return {"use_dictionary": [leaf for leaf in leaves if leaf not in split], "column_encoding": split or None}
 
 
 def decode_part(data: bytes, path: str) -> list[dict[str, Any]]:

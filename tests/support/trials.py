@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rl_alliteration.config import PlannedTrial, TrialConfig
+from rl_alliteration.flags import FIRST_GROUP
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.results import schema
 from rl_alliteration.results.events import EventLog
@@ -43,6 +44,7 @@ def open_run(
     *,
     repairs: bool = False,
     experiment: str = EXPERIMENT,
+    record: str = FIRST_GROUP,
 ) -> TrialRun:
     config = trial.config
     reward = get_reward(config.reward, config.reward_parameters)
@@ -57,6 +59,7 @@ def open_run(
         repairs=repairs,
         publish_every=publish_every,
         parent=experiment,
+        record_tokens=record,
     )
 
 
