@@ -132,7 +132,7 @@ class Text(Record):
     )
     token_log_p: list[float] = column(
         "of a text with a record, the log-probability of each sampled token, the end token included, under the weights "
-        "that sampled it, at temperature 1 over the full distribution; this and the next two to 1 / 1024",
+        "that sampled it, at temperature 1 over the full distribution; this and the next two to 1 / 256",
         "nats",
         **_RECORD,
     )

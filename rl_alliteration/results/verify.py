@@ -240,7 +240,7 @@ def _check_record(row: Row, decode: Decoder) -> None:
         raise _Wrong(f"generation {row['generation']}: its part_values are not the parts of its raw_reward")
 
 
-_ROUNDING = 1e-3
+_ROUNDING = 2e-3
 """Nats by which a token's number may be off, rounded as it is."""
 
 
