@@ -91,9 +91,12 @@ def run_trial(
     return run
 
 
-def rows(storage: Storage, trial: PlannedTrial, dataset: str = "generations") -> list[dict[str, Any]]:
-    """All rows of a trial that the promise is about, in the order of the files."""
-    left_out = {"run_id", "sample_seconds", "train_seconds"}
+def rows(
+    storage: Storage, trial: PlannedTrial, dataset: str = "generations", *, record: bool = False
+) -> list[dict[str, Any]]:
+    """All rows of a trial that the promise is about, in the order of the files; with their token `record`, if asked."""
+    left_out = {one.name for one in schema.describe(dataset) if not one.compared}
+    left_out -= {name for name in left_out if record and name.startswith(("token_", "part_"))}
     return [
         {name: value for name, value in row.items() if name not in left_out}
         for path in parts(storage, dataset, EXPERIMENT, trial.trial_id)

@@ -41,8 +41,8 @@ def assert_right(storage: Storage, trial: PlannedTrial, loaded: LoadedModel, len
     replay(there, length, pytest.fail if length in there.checkpoints.generations() else lambda _: None)
 
 
-def bare(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if not key.startswith(("token_", "part_"))} for row in found]
+def whole_rows(storage: Storage, trial: PlannedTrial) -> list[dict[str, Any]]:
+    return rows(storage, trial, record=True)
 
 
 def test_a_trial_killed_between_and_resumed_has_the_same_rows(
@@ -53,8 +53,8 @@ def test_a_trial_killed_between_and_resumed_has_the_same_rows(
     for steps in (1, 3, 1):
         run_trial(cut, trial, storyteller, stop_after=steps)
     run_trial(cut, trial, storyteller)
-    assert rows(whole, trial) == rows(cut, trial)
-    assert recorded(rows(cut, trial)) == first_groups(LENGTH)
+    assert whole_rows(whole, trial) == whole_rows(cut, trial)
+    assert recorded(whole_rows(cut, trial)) == first_groups(LENGTH)
     assert_right(cut, trial, storyteller)
 
 
@@ -67,7 +67,7 @@ def test_a_part_that_begins_within_an_interval_has_none(
         run.step()
     run.close()
     assert len(parts(storage, "generations", EXPERIMENT, trial.trial_id)) == 6
-    assert recorded(rows(storage, trial)) == first_groups(LENGTH)
+    assert recorded(whole_rows(storage, trial)) == first_groups(LENGTH)
 
 
 @pytest.mark.parametrize(("first", "then"), [("all", "none"), ("none", "all"), ("first-group", "all")])
@@ -91,11 +91,11 @@ def test_a_trial_is_extended_with_another_record(
     run_trial(storage, planned(trial.config, 32), storyteller)  # nothing is missing: its events
     assert {path: storage.get(path) for path in files} == files
     expected = {"all": list(range(32)), "none": [], "first-group": first_groups(32)}
-    assert recorded(rows(storage, trial)) == [
+    assert recorded(whole_rows(storage, trial)) == [
         *(g for g in expected[first] if g < 16),
         *(g for g in expected[then] if g >= 16),
     ]
-    assert bare(rows(storage, trial)) == bare(rows(Storage(tmp_path / "whole"), trial))
+    assert rows(storage, trial) == rows(Storage(tmp_path / "whole"), trial)
     assert_right(storage, trial, storyteller, 32)
 
 
@@ -117,8 +117,8 @@ def test_what_is_computed_again_with_another_record_stays_as_it_is(
     assert run.diverged_at is None
     kept = {path: storage.get(path) for path in before if "00000008" not in path}
     assert kept.items() <= before.items() and len(kept) == 2
-    assert bare(rows(storage, trial)) == bare(found)
-    assert recorded(rows(storage, trial)) == [0, 1, 2, 3, 16, 17, 18, 19]
+    assert rows(storage, trial) == found
+    assert recorded(whole_rows(storage, trial)) == [0, 1, 2, 3, 16, 17, 18, 19]
     assert_right(storage, trial, storyteller)
 
 
@@ -169,8 +169,8 @@ def test_sql_reads_it_token_by_token(tmp_path: Path, trial: PlannedTrial, storyt
     run_trial(storage, trial, storyteller)
     sql = "SELECT sum(len(token_log_p)), sum(list_sum(token_log_p)) FROM generations WHERE len(token_log_p) > 0"
     ((tokens, total),) = run_query(storage, sql)[1]
-    found = [row for row in rows(storage, trial) if row["token_log_p"]]
+    found = [row for row in whole_rows(storage, trial) if row["token_log_p"]]
     assert tokens == 20 * len(found)
     assert total == pytest.approx(sum(sum(row["token_log_p"]) for row in found))
     table = last_rows(storage, parts(storage, "generations", EXPERIMENT, trial.trial_id), 100, ["token_log_p"])
-    assert table["token_log_p"].to_pylist() == [row["token_log_p"] for row in rows(storage, trial)]
+    assert table["token_log_p"].to_pylist() == [row["token_log_p"] for row in whole_rows(storage, trial)]
