@@ -29,10 +29,10 @@ SHADES = {
     "entropy": "tokens by entropy",
 }
 MEANINGS = {
-    "log_p": "log-probability under the policy: the darker, the less likely",
-    "log_q": "log-probability under the original model: the darker, the less likely",
-    "difference": "log p − log q: blue where the policy, red where the original finds the token likelier",
-    "entropy": "entropy of the policy's distribution: the darker, the more open what comes",
+    "log_p": "Log-probability under the policy: the stronger the colour, the less likely",
+    "log_q": "Log-probability under the original model: the stronger the colour, the less likely",
+    "difference": "Log p − log q: blue where the policy, red where the original finds the token likelier",
+    "entropy": "Entropy of the policy's distribution: the stronger the colour, the more open what comes",
 }
 END = "∎"
 """Stands for a token without a character of its own at the end of a text: the end token."""

@@ -114,8 +114,8 @@ class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # 
     log_to: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TOOL ...")] = ()
     """Tools that are told of each trial as well, with its settings, curves and texts: mlflow, wandb, trackio."""
     record_tokens: str = FIRST_GROUP
-    """Texts whose rows have each sampled token's log-probabilities and entropy, and the reward's parts: of the
-    `first-group` of each checkpoint interval, of `all` groups, or of `none`. Changes nothing else."""
+    """Of which texts to keep each sampled token's log-probabilities and entropy, and the reward's parts: `none`, `all`,
+    or the `first-group` of each checkpoint interval. Changes nothing else."""
     keep_checkpoints: str = "2"
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3
