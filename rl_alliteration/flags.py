@@ -13,6 +13,10 @@ from rl_alliteration.setting import NEVER, ROUNDING, SAMPLING, TRAINING, setting
 DTYPES = ("float32", "bfloat16", "float64")
 REFERENCE_DTYPES = ("float32", "bfloat16")
 
+FIRST_GROUP = "first-group"
+RECORDED = ("none", FIRST_GROUP, "all")
+"""Texts whose tokens are recorded: of no group, of the first of each checkpoint interval, of all."""
+
 STUDY_PROMPT = "Once upon a time"
 STUDY_MAX_LENGTH = 100
 STUDY_TOP_K = 50

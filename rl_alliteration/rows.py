@@ -18,13 +18,13 @@ from rl_alliteration.config import TrialConfig
 from rl_alliteration.flags import COMPLETION, TEXT
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by what it is: a default may be a list
 class Column:
     """One column, as its record declares it."""
 
     name: str
     type: Any
-    """`int` (int64), `float` (float64), `str`, `bool` or `list[int]` (list<int32>); `list[float]` in reports alone."""
+    """`int` (int64), `float` (float64), `str`, `bool`, `list[int]` (list<int32>) or `list[float]` (list<float32>)."""
     meaning: str
     unit: str
     since: int
@@ -72,6 +72,25 @@ class Stamp:
     run_id: str = column("the run that wrote the row", compared=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenRecord:
+    """What is kept of the sampled tokens of some texts, see the columns of `Text`; empty of others. Of float32."""
+
+    log_p: list[float] = dataclasses.field(default_factory=list)
+    log_q: list[float] = dataclasses.field(default_factory=list)
+    entropy: list[float] = dataclasses.field(default_factory=list)
+    starts: list[int] = dataclasses.field(default_factory=list)
+    part_values: list[float] = dataclasses.field(default_factory=list)
+    part_places: list[int] = dataclasses.field(default_factory=list)
+
+
+NO_RECORD = TokenRecord()
+
+
+_RECORD: Any = {"since": 3, "default": [], "compared": False}
+"""Columns of the token record. Rows are equal with and without it: which have one is the sweep's to say."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Text(Record):
     """One text with its numbers."""
@@ -111,6 +130,27 @@ class Text(Record):
         since=2,
         default="",
     )
+    token_log_p: list[float] = column(
+        "of a text with a record, the log-probability of each sampled token, the end token included, under the weights "
+        "that sampled it, at temperature 1 over the full distribution; this and the next two to 1 / 256",
+        "nats",
+        **_RECORD,
+    )
+    token_log_q: list[float] = column("the same under the weights before RL", "nats", **_RECORD)
+    token_entropy: list[float] = column(
+        "entropy of the full distribution at temperature 1 at each, whatever `top_k` is, as in `steps`",
+        "nats",
+        **_RECORD,
+    )
+    token_starts: list[int] = column("the character of `text` at which each begins, from 0", "characters", **_RECORD)
+    part_values: list[float] = column(
+        "of a text with a record, what each part of `raw_reward` adds to it, if the reward has parts", **_RECORD
+    )
+    part_places: list[int] = column(
+        "the character, of what the reward is of, with which each part is settled; its length: at the end",
+        "characters",
+        **_RECORD,
+    )
 
     @classmethod
     def of(
@@ -130,6 +170,7 @@ class Text(Record):
         beta: float,
         model: str,
         completion: str = "",
+        record: TokenRecord = NO_RECORD,
     ) -> Text:
         """A text of a trial; what follows from the rest is filled in. `completion`: if the reward is of it."""
         kl_penalty = lm_cross_entropy - original_lm_cross_entropy
@@ -159,6 +200,12 @@ class Text(Record):
             model=model,
             reward_of=config.reward_of,
             completion=completion,
+            token_log_p=record.log_p,
+            token_log_q=record.log_q,
+            token_entropy=record.entropy,
+            token_starts=record.starts,
+            part_values=record.part_values,
+            part_places=record.part_places,
         )
 
 

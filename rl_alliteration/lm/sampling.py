@@ -355,6 +355,12 @@ def log_probabilities(model: LanguageModel, token_ids: Tensor) -> Tensor:
     return torch.cat(found).view(len(token_ids), -1)
 
 
+@torch.no_grad()
+def entropies(model: LanguageModel, token_ids: Tensor) -> Tensor:
+    """As `score`, for a model that is not trained: entropies alone, (B, T − 1). A text at a time, for its memory."""
+    return torch.cat([score(model, ids[None])[1] for ids in token_ids])
+
+
 @torch.no_grad()  # no inference mode: `score` writes over them
 def log_distributions(model: LanguageModel, token_ids: Tensor) -> Tensor:
     """Of a model that is not trained: the log-probability of every token in each place but the first, (B, T − 1, V).

@@ -41,8 +41,25 @@ def encode_part(rows: Sequence[Row], dataset: str) -> bytes:
             raise ValueError(f"a row of {dataset} has unknown columns, or lacks some: {', '.join(sorted(wrong))}")
     table = pa.Table.from_pylist(whole, schema=columns)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    # Arrow's own copy of the schema says nothing that the file's does not, and takes 2 to 4 KB.
+    pq.write_table(table, sink, compression="zstd", store_schema=False, **_encodings(columns, dataset))
     return sink.getvalue()
+
+
+def _encodings(columns: pa.Schema, dataset: str) -> dict[str, Any]:
+    """Lists of tokens' numbers: of reals hardly two are alike, so that a dictionary would only add to them, and they go
+    byte by byte; places rise, and go by their differences. What is least of them helps no reader."""
+    found = {}
+    for column in schema.describe(dataset):
+        if column.name in columns.names and column.since > 1 and column.type in _ENCODED:
+            found[f"{column.name}.list.element"] = _ENCODED[column.type]
+    lists = {field.name for field in columns if pa.types.is_list(field.type)}
+    leaves = [f"{name}.list.element" if name in lists else name for name in columns.names]
+    others = [leaf for leaf in leaves if leaf not in found]
+    return {"use_dictionary": others, "write_statistics": others, "column_encoding": found or None}
+
+
+_ENCODED: dict[Any, str] = {list[float]: "BYTE_STREAM_SPLIT", list[int]: "DELTA_BINARY_PACKED"}
 
 
 def decode_part(data: bytes, path: str) -> list[dict[str, Any]]:

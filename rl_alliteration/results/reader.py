@@ -203,10 +203,13 @@ def last_rows(storage: Storage, paths: Sequence[str], count: int, columns: Seque
             break
         with storage.open(path) as file, pq.ParquetFile(file) as part:
             table = part.read(columns=list(columns), use_threads=False)
-        later = {column.name: column.default for column in schema.describe(path.split("/", 1)[0]) if column.since > 1}
+        dataset = path.split("/", 1)[0]
+        later = {column.name: column.default for column in schema.describe(dataset) if column.since > 1}
+        types = schema.arrow(dataset)
         for name in columns:
             if name not in table.column_names and name in later:
-                table = table.append_column(name, pa.array([later[name]] * table.num_rows))
+                filled = pa.array([later[name]] * table.num_rows, types.field(name).type)
+                table = table.append_column(types.field(name), filled)
         if table.num_columns != len(columns):
             raise Damaged(f"{path} is damaged: its columns are not those of schema version {schema.SCHEMA_VERSION}")
         table = table.select(list(columns))

@@ -16,7 +16,14 @@ DATASETS = tuple(RECORDS)
 
 SCHEMA_VERSION = version_of(list(RECORDS.values()))
 
-_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_(), list[int]: pa.list_(pa.int32())}
+_ARROW = {
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    bool: pa.bool_(),
+    list[int]: pa.list_(pa.int32()),
+    list[float]: pa.list_(pa.float32()),
+}
 
 
 def describe(dataset: str) -> tuple[Column, ...]:

@@ -23,6 +23,7 @@ from rl_alliteration.results.records import Manifest
 from rl_alliteration.results.storage import Storage
 from rl_alliteration.rl.advantages import known_algorithm
 from rl_alliteration.rl.kl import next_beta
+from rl_alliteration.rl.parts import Decoder, token_starts
 from rl_alliteration.rl.rewards import known_reward
 from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.rows import rewarded
@@ -183,6 +184,7 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
     ends = ends.union(config.end_of_turn)
     tokenizer = Tokenizer.from_str(definition)
     begins = _chat_tokens(tokenizer, config)
+    decode = Decoder(tokenizer)
     reward = known_reward(config.reward, config.reward_version, config.reward_parameters)
     if reward is None:
         notes.append(
@@ -209,8 +211,37 @@ def _row_checks(storage: Storage, config: TrialConfig, notes: list[str]) -> Call
             _expect(row, "raw_reward", float(reward(rewarded(row))))
         _expect(row, "kl_penalty", row["lm_cross_entropy"] - row["original_lm_cross_entropy"])
         _expect(row, "reward", row["raw_reward"] + row["beta"] * row["kl_penalty"])
+        _check_record(row, decode)
 
     return check
+
+
+def _check_record(row: Row, decode: Decoder) -> None:
+    """The token record, where a row has one, beside the numbers of its text."""
+    first = row["num_prompt_tokens"]
+    count = row["num_tokens"] - first if row["token_starts"] else 0
+    for column, mean in (
+        ("token_log_p", row["lm_cross_entropy"]),
+        ("token_log_q", row["original_lm_cross_entropy"]),
+        ("token_entropy", None),
+    ):
+        values = np.array(row[column])
+        signed = values if mean is None else -values
+        if len(values) != count or not (np.isfinite(values) & (signed >= 0)).all():
+            raise _Wrong(f"generation {row['generation']}: {column} is not {count} numbers of nats")
+        # The prompt's own tokens, which the mean counts too, only add to the sum.
+        if mean is not None and signed.sum() > mean * (row["num_tokens"] - 1) + _ROUNDING * (count + 1):
+            raise _Wrong(f"generation {row['generation']}: {column} is more than its mean, {mean!r}, makes it")
+    if count:
+        _expect(row, "token_starts", token_starts(decode, row["token_ids"], row["text"], first))
+    values, places = np.array(row["part_values"]), row["part_places"]
+    off = abs(values.sum() - row["raw_reward"]) if len(values) else 0.0
+    if len(values) != len(places) or not off <= 1e-5 * (1 + np.abs(values).sum()) or (places and not count):
+        raise _Wrong(f"generation {row['generation']}: its part_values are not the parts of its raw_reward")
+
+
+_ROUNDING = 2e-3
+"""Nats by which a token's number may be off, rounded as it is."""
 
 
 def _chat_tokens(tokenizer: Tokenizer, config: TrialConfig) -> dict[str, list[list[int]]]:

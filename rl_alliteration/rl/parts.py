@@ -96,6 +96,19 @@ def settled_characters(decode: Callable[[list[int]], str], token_ids: Sequence[i
     return rising
 
 
+def token_starts(decode: Callable[[list[int]], str], token_ids: Sequence[int], text: str, first: int) -> list[int]:
+    """The character of a text at which each of its tokens from place `first` on begins, which is not the very first.
+
+    A token that completes no character begins where the next one does; an end token at the text's length. The other
+    arguments as for `settled_characters`.
+
+    >>> token_starts(lambda ids: "".join("abc"[i] * (i + 1) for i in ids), [0, 2, 1], "acccbb", 1)
+    [1, 4]
+    """
+    starts: list[int] = settled_characters(decode, token_ids, text)[first - 1 : -1].tolist()
+    return starts
+
+
 def token_rewards(number: float, parts: Sequence[Part] | None, settled: NDArray[np.int64]) -> NDArray[np.float64]:
     """A text's reward by the token that settles each part of it, (T,); what no part accounts for is the last one's.
 

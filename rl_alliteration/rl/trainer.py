@@ -20,7 +20,7 @@ from rl_alliteration.config import TrialConfig
 from rl_alliteration.errors import Failure
 from rl_alliteration.flags import COMPLETION
 from rl_alliteration.lm.loading import LoadedModel
-from rl_alliteration.lm.sampling import Rollout, log_probabilities, sample, uniforms
+from rl_alliteration.lm.sampling import Rollout, entropies, log_probabilities, sample, uniforms
 from rl_alliteration.rl.advantages import Algorithm
 from rl_alliteration.rl.credit import Scored
 from rl_alliteration.rl.kl import next_beta
@@ -29,12 +29,13 @@ from rl_alliteration.rl.measures import diagnostics_of, group_of, mean_negative,
 from rl_alliteration.rl.objective import Group, token_weights
 from rl_alliteration.rl.optimizers import load_optimizer_state, make_optimizer, optimizer_state
 from rl_alliteration.rl.parts import Decoder, settled_characters, token_rewards
+from rl_alliteration.rl.record import token_records
 from rl_alliteration.rl.rewards import Reward
 from rl_alliteration.rl.scores import Scores, scores_of
 from rl_alliteration.rl.undisturbed import undisturbed
 from rl_alliteration.rl.update import UpdateRule
 from rl_alliteration.rl.user_errors import told
-from rl_alliteration.rows import Text, Update
+from rl_alliteration.rows import NO_RECORD, Text, Update
 
 Row = dict[str, Any]
 Array = NDArray[np.float64]
@@ -115,6 +116,8 @@ class Trainer:
         self.recent_rewards: list[float] = []
         self.beta = config.beta
         """The KL coefficient of the next step."""
+        self.records: Callable[[int], bool] = lambda generation: False
+        """Whether the group that begins with a generation has its tokens recorded, see `record.recorded_groups`."""
         self._decode = Decoder(self.tokenizer)
         self._changes = threading.Lock()  # the state may be asked for on another thread, in the middle of a step
 
@@ -175,6 +178,11 @@ class Trainer:
         if self.algorithm:
             advantages = self.algorithm.advantages(rewards, self.recent_rewards)
 
+        records = [NO_RECORD] * len(texts)
+        if self.records(self.generation):
+            entropy = scores.entropy if scores else entropies(self.reference, rollout.token_ids)
+            numbers_of_tokens = (log_p, log_q, entropy)
+            records = token_records(rollout, numbers_of_tokens, texts, self._decode, self.reward, rewarded, raw_rewards)
         rows = [
             Text.of(
                 config,
@@ -191,6 +199,7 @@ class Trainer:
                 beta=self.beta,
                 model=self.model_column,
                 completion=rewarded[place] if config.reward_of == COMPLETION else "",
+                record=records[place],
             ).row()
             for place, ids in enumerate(unpadded(rollout))
         ]

@@ -314,6 +314,12 @@ def _off(rows: list[Row], column: str, model: LanguageModel, tolerance: float) -
         computed = -float(values[: row["num_tokens"] - 1].mean())
         if not abs(computed - row[column]) <= tolerance:
             return f"generation {row['generation']}: {column} is {row[column]:.6f}, the model gives {computed:.6f}"
+        of_tokens = "token_log_p" if column == "lm_cross_entropy" else "token_log_q"
+        recorded = torch.tensor(row[of_tokens], dtype=torch.float64)
+        sampled = values[row["num_prompt_tokens"] - 1 : row["num_tokens"] - 1]
+        # Of one token's number more may be off than of a mean; the record is rounded to 1 / 256.
+        if len(recorded) and not bool((abs(recorded - sampled) <= 2e-3 + 10 * tolerance * (1 + abs(sampled))).all()):
+            return f"generation {row['generation']}: {of_tokens} is not what the model gives"
     return None
 
 

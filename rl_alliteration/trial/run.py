@@ -13,11 +13,13 @@ from typing import Any
 from rl_alliteration.analysis.running import RunningWindows
 from rl_alliteration.config import MODEL, SETTINGS, PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.flags import FIRST_GROUP
 from rl_alliteration.results.parts import Row, model_of, part_paths, read_part
 from rl_alliteration.results.schema import part_number
 from rl_alliteration.results.storage import Storage, Unavailable
 from rl_alliteration.results.tensorboard import TensorBoardWriter
 from rl_alliteration.results.writer import TrialWriter
+from rl_alliteration.rl.record import recorded_groups
 from rl_alliteration.rl.trainer import Step, Trainer, TrainerState
 from rl_alliteration.trial.background import Background
 from rl_alliteration.trial.checkpoints import CheckpointStore
@@ -57,14 +59,17 @@ class TrialRun:
         publish_every: float = math.inf,
         may_publish: Callable[[], None] = lambda: None,
         parent: str | None = None,
+        record_tokens: str = FIRST_GROUP,
     ) -> None:
-        """`repairs` as for `TrialWriter`; `publish_every` in seconds; `parent`: of a fork, its parent's experiment.
+        """`repairs` as for `TrialWriter`; `publish_every` in seconds; `parent`: of a fork, its parent's experiment;
+        `record_tokens`: see `record.recorded_groups`.
 
         `may_publish` is asked before anything is published; it raises if this run has been superseded.
         """
         may_publish()  # before a file of curves is opened: a superseded driver may still start trials
         self.trainer = trainer
         trainer.model_column = model_of(storage, experiment, trial.trial_id) or trainer.model_column
+        trainer.records = recorded_groups(record_tokens, trial.checkpoint_every)
         self.trial = trial
         self.writer = TrialWriter(storage, experiment, trial.trial_id, run_id, repairs=repairs)
         self.checkpoints = CheckpointStore(storage, experiment, trial.trial_id)

@@ -313,6 +313,7 @@ class _Run:
             publish_every=60 * self._sweep.publish_every,
             stop_on=stop_on,
             limits=limits,
+            record_tokens=self._sweep.record_tokens,
         )
 
     def _found_again(self, trials: Sequence[PlannedTrial]) -> list[Found]:

@@ -20,7 +20,7 @@ from rl_alliteration.config import (
     TrialConfig,
 )
 from rl_alliteration.errors import UserError
-from rl_alliteration.flags import COMPLETION, STUDY_TOP_K, TEXT, Sampling, SharedSettings
+from rl_alliteration.flags import COMPLETION, FIRST_GROUP, STUDY_TOP_K, TEXT, Sampling, SharedSettings
 from rl_alliteration.identifiers import check_experiment_name
 from rl_alliteration.lm.chat import chat_prompts, end_of_turn
 from rl_alliteration.rl.advantages import ALGORITHMS, get_algorithm
@@ -113,6 +113,9 @@ class Common(SeveralUpdates, SharedSettings, Request):  # type: ignore[misc]  # 
     """Ray cluster to use (`auto`, or host:port). Default: $RAY_ADDRESS, else a Ray of its own on this machine."""
     log_to: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TOOL ...")] = ()
     """Tools that are told of each trial as well, with its settings, curves and texts: mlflow, wandb, trackio."""
+    record_tokens: str = FIRST_GROUP
+    """Of which texts to keep each sampled token's log-probabilities and entropy, and the reward's parts: `none`, `all`,
+    or the `first-group` of each checkpoint interval. Changes nothing else."""
     keep_checkpoints: str = "2"
     """How many of the newest checkpoints a trial keeps beside those of a run's end; or `all`."""
     max_failures: int = 3

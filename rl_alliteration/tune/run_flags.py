@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rl_alliteration.analysis.stopping import COLLAPSE, PLATEAU
 from rl_alliteration.errors import UserError
+from rl_alliteration.flags import RECORDED
 from rl_alliteration.tune.trackers import check_trackers
 from rl_alliteration.tune.web_hook import web_hook
 
@@ -62,6 +63,8 @@ def check_run_flags(sweep: Sweep) -> None:
     gpus_asked(sweep)
     checkpoints_kept(sweep)
     web_hook(sweep.notify_url)
+    if sweep.record_tokens not in RECORDED:
+        raise UserError(f"--record-tokens: {sweep.record_tokens!r} is not accepted; give one of {', '.join(RECORDED)}")
     if sweep.max_failures < 0:
         raise UserError(f"--max-failures: {sweep.max_failures} is not accepted; give 0 or more")
     for flag, hours in (("max-hours", sweep.max_hours), ("max-device-hours", sweep.max_device_hours)):

@@ -25,6 +25,7 @@ from rl_alliteration.analysis.rules import Limits
 from rl_alliteration.analysis.stopping import SPENT, EarlyStopping
 from rl_alliteration.config import PlannedTrial, TrialConfig
 from rl_alliteration.errors import Failure
+from rl_alliteration.flags import FIRST_GROUP
 from rl_alliteration.results.lease import PATIENCE_SECONDS, Superseded, check_epoch, lease_path, read_lease
 from rl_alliteration.results.storage import Storage, Unavailable, storage_at
 from rl_alliteration.rl.rewards import get_reward
@@ -70,6 +71,8 @@ class TrialSetup:
     """For what the trial is stopped before its end: the reasons of `EarlyStopping`."""
     limits: dict[str, float] | None = None
     """Of a search, a `Limits`: the trial reports the best window within them."""
+    record_tokens: str = FIRST_GROUP
+    """See `record.recorded_groups`."""
 
     def to_tune(self) -> dict[str, Any]:
         """As a Tune configuration."""
@@ -307,6 +310,7 @@ class TrialTrainable(tune.Trainable):
             parent=setup.parent,
             repairs=setup.repairs,
             publish_every=setup.publish_every,
+            record_tokens=setup.record_tokens,
             may_publish=lambda: check_epoch(storage, setup.experiment, setup.epoch, setup.run_id),
         )
         self._watch = EarlyStopping(setup.stop_on if trainer.algorithm else ())

@@ -88,6 +88,7 @@ SWEEP = ("sweep", "--experiment", "e", "--beta", "0")
         (("--as-published", "--top-k", "5"), "--top-k: --as-published means 50"),
         (("--as-published", "--top-k", "0"), "--top-k: --as-published means 50; leave one of the two out"),
         (("--keep-checkpoints", "0"), "--keep-checkpoints: '0'"),
+        (("--record-tokens", "some"), "--record-tokens: 'some' is not accepted; give one of none, first-group, all"),
         (("--seed", "-1"), "--seed: -1"),
         (("--dtype", "float16"), "--dtype: 'float16' is not accepted; give float32, bfloat16 or auto"),
         (("--unknown-flag", "1"), "--unknown-flag"),

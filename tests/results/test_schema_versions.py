@@ -232,7 +232,7 @@ def test_rows_of_a_newer_version_are_not_replaced_where_this_machine_computes_ot
 
 @given(st.sampled_from(["generations", "steps"]), st.data())
 def test_an_unknown_or_missing_column_is_an_error_where_it_is_written(dataset: str, data: Any) -> None:
-    values = {int: 1, float: 1.5, str: "a", bool: True, list[int]: [1]}
+    values: dict[Any, Any] = {int: 1, float: 1.5, str: "a", bool: True, list[int]: [1], list[float]: [1.5]}
     row = {column.name: values[column.type] for column in schema.describe(dataset)}
     row["schema_version"] = schema.SCHEMA_VERSION
     (again,) = decode_part(encode_part([row], dataset), dataset)
@@ -245,7 +245,7 @@ def test_an_unknown_or_missing_column_is_an_error_where_it_is_written(dataset: s
 
 
 def test_digests_of_rows_of_any_version_are_compared_column_by_column(next_version: int) -> None:
-    values: dict[Any, Any] = {int: 1, float: 1.5, str: "a", bool: True, list[int]: [1]}
+    values: dict[Any, Any] = {int: 1, float: 1.5, str: "a", bool: True, list[int]: [1], list[float]: [1.5]}
     new = {column.name: values[column.type] for column in schema.describe("generations")}
     new["schema_version"] = next_version
     old = {name: value for name, value in new.items() if name != "later_letters"} | {"schema_version": 1}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rl_alliteration.config import PlannedTrial, TrialConfig
+from rl_alliteration.flags import FIRST_GROUP
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.results import schema
 from rl_alliteration.results.events import EventLog
@@ -43,6 +44,7 @@ def open_run(
     *,
     repairs: bool = False,
     experiment: str = EXPERIMENT,
+    record: str = FIRST_GROUP,
 ) -> TrialRun:
     config = trial.config
     reward = get_reward(config.reward, config.reward_parameters)
@@ -57,6 +59,7 @@ def open_run(
         repairs=repairs,
         publish_every=publish_every,
         parent=experiment,
+        record_tokens=record,
     )
 
 
@@ -88,9 +91,12 @@ def run_trial(
     return run
 
 
-def rows(storage: Storage, trial: PlannedTrial, dataset: str = "generations") -> list[dict[str, Any]]:
-    """All rows of a trial that the promise is about, in the order of the files."""
-    left_out = {"run_id", "sample_seconds", "train_seconds"}
+def rows(
+    storage: Storage, trial: PlannedTrial, dataset: str = "generations", *, record: bool = False
+) -> list[dict[str, Any]]:
+    """All rows of a trial that the promise is about, in the order of the files; with their token `record`, if asked."""
+    left_out = {one.name for one in schema.describe(dataset) if not one.compared}
+    left_out -= {name for name in left_out if record and name.startswith(("token_", "part_"))}
     return [
         {name: value for name, value in row.items() if name not in left_out}
         for path in parts(storage, dataset, EXPERIMENT, trial.trial_id)

@@ -54,7 +54,7 @@ def test_a_second_trial_in_an_actor_reads_no_weights(
         trial = PlannedTrial(config, "storyteller", 8, 4)
         told_by_driver = TrialSetup(
             trial=trial, storage=str(storage), experiment="e", run_id="run-1", epoch=lease.epoch, tokenizer=None,
-            revision=None, gpu=False, keep_checkpoints=1, publish_every=300.0,
+            revision=None, gpu=False, keep_checkpoints=1, publish_every=300.0, record_tokens="all",
         )  # fmt: skip
         return {"setup": told_by_driver.to_tune()}
 
@@ -64,7 +64,7 @@ def test_a_second_trial_in_an_actor_reads_no_weights(
     try:
         first, trainer = actor._loaded, actor._run.trainer
         assert len(read) == 1
-        actor._run.step()
+        assert all(row["token_log_p"] for row in actor._run.step().texts)
         assert actor.reset_config(setup(1))
         second = actor._run.trainer
         assert len(read) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ from rl_alliteration.app.choices import Choices
 from rl_alliteration.app.index import Known
 from rl_alliteration.app.page import Live, Page
 from rl_alliteration.app.rows import COLUMNS, ORDERS, Rollout, ordered, rollouts
+from rl_alliteration.app.shading import MEANINGS, RUNS, SHADES, Record, legend, pieces, records
 
 STEP, ONE_WINDOW = "step", "window"
 
@@ -35,6 +38,9 @@ def page(live: Live, choices: Choices) -> Page:
     shuffle = choices.whole("shuffle", 0, most=2**31)
     found = rollouts(live.index, one, low, low + width)
     shown = ordered(found, order, shuffle)
+    shade = choices.one_of("shade", SHADES, RUNS)
+    kept = records(live.index, one, low, low + width) if shade != RUNS and found else {}
+    interval = one.planned.checkpoint_every
     live.index.want([one.pair])
     values |= {
         "one": one,
@@ -50,10 +56,16 @@ def page(live: Live, choices: Choices) -> Page:
         "width": width,
         "beyond": asked > last,
         "shown": shown,
+        "shade": shade,
+        "shades": SHADES,
+        "shaded": {row.generation: pieces(row, kept[row.generation], shade) for row in found if row.generation in kept},
+        "meaning": MEANINGS.get(shade, ""),
+        "legend": [] if shade == RUNS else legend(shade),
+        "recorded": low // interval * interval // width * width,
         "mean": _means(found),
         "not_stored": one.generations - one.trial.generations,
     }
-    return Page("rollouts.html", f"Rollouts of {one.trial.name}", values, lambda: as_table(one, shown))
+    return Page("rollouts.html", f"Rollouts of {one.trial.name}", values, lambda: as_table(one, shown, kept))
 
 
 def _means(found: list[Rollout]) -> dict[str, float]:
@@ -64,8 +76,10 @@ def _means(found: list[Rollout]) -> dict[str, float]:
     }
 
 
-def as_table(one: Known, shown: list[Rollout]) -> pa.Table:
-    """What is shown, with the columns' own names and signs."""
+def as_table(one: Known, shown: list[Rollout], kept: Mapping[int, Record]) -> pa.Table:
+    """What is shown, with the columns' own names and signs; token by token where that is shown."""
     columns: dict[str, Any] = {name: [getattr(row, name) for row in shown] for name in COLUMNS}
+    for name in [field.name for field in dataclasses.fields(Record)] if kept else []:
+        columns[f"token_{name}"] = [getattr(kept.get(row.generation), name, []) for row in shown]
     of = {"experiment": [one.trial.experiment] * len(shown), "trial_id": [one.trial.trial_id] * len(shown)}
     return pa.table(of | columns)
