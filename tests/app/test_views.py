@@ -15,10 +15,10 @@ from hostile import HOSTILE, TRIALS, hostile_or_story
 from made_up import MadeUp, write_results
 from served import Client, known
 
+from rl_alliteration.analysis.alliteration import marked
 from rl_alliteration.analysis.diversity import overlaps
 from rl_alliteration.analysis.words import Words
 from rl_alliteration.app.index import Known
-from rl_alliteration.app.server import spans
 from rl_alliteration.app.views import VIEWS
 from rl_alliteration.results import schema
 from rl_alliteration.results.cards import SEARCH, write_run
@@ -80,10 +80,10 @@ def test_a_hostile_text_or_name_is_never_markup(client: Client, name: str) -> No
 
 def test_control_characters_and_turned_text_are_shown_as_such() -> None:
     text = "tall \x1b[31m \u202etree\u202c two\x00 toes"
-    assert "".join(piece for piece, _ in spans(text)) == text.replace("\x1b", "�").replace("\u202e", "�").replace(
+    assert "".join(piece for piece, _ in marked(text)) == text.replace("\x1b", "�").replace("\u202e", "�").replace(
         "\u202c", "�"
     ).replace("\x00", "�")
-    assert [piece for piece, runs in spans("see the tall tree now") if runs] == ["the tall tree"]
+    assert [piece for piece, runs in marked("see the tall tree now") if runs] == ["the tall tree"]
 
 
 @pytest.mark.parametrize(

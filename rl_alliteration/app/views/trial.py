@@ -7,10 +7,10 @@ import shlex
 
 import pyarrow as pa
 
+from rl_alliteration.analysis.comparison import differing
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.worth import setting_worth
 from rl_alliteration.app.choices import Choices
-from rl_alliteration.app.facets import differing
 from rl_alliteration.app.page import Live, Page
 from rl_alliteration.app.table import COLUMNS, Verdicts, as_table, rows
 from rl_alliteration.errors import UserError
@@ -41,7 +41,7 @@ def page(live: Live, choices: Choices) -> Page:
         "row": row,
         "facts": facts,
         "ends": ends,
-        "settings": [(name, words[0]) for name, words, _ in differing([one])],
+        "settings": [(name, words[0]) for name, words, _ in differing([one.planned])],
         "command": shlex.join([*command, "--trial", trial.trial_id, "--output", "model"]),
         "name_length": NAME_LENGTH,
         "note_length": NOTE_LENGTH,
