@@ -212,6 +212,7 @@ def _assets() -> dict[str, tuple[bytes, str]]:
     script = "text/javascript; charset=utf-8"
     return {
         "app.css": (style, "text/css; charset=utf-8"),
+        "look.js": (report.joinpath("look.js").read_bytes(), script),
         "app.js": (own.joinpath("app.js").read_bytes(), script),
         "plotly.js": (get_plotlyjs().encode(), script),
     }
