@@ -140,7 +140,7 @@ def test_the_table_sorts_filters_and_groups(client: Client) -> None:
     first = trial(client, downwards[0]).trial.final("kl_penalty")
     assert first == min(one.trial.final("kl_penalty") for one in client.index.snapshot.trials.values())
     grouped = client.ask("/?group=setting&experiment=made_up&algorithm=rloo&reward=alliteration").text
-    assert "rloo beta 0</th><td" in re.sub(r"<svg.*?</svg> ", "", grouped) and "[" in grouped
+    assert "rloo beta 0</a></th><td" in re.sub(r"<svg.*?</svg> ", "", grouped) and "[" in grouped
     assert names(client.ask("/?trial=RLOO+beta+100&seed=seed+1&experiment=made_up").text) == [
         "rloo beta 100 seed 1, alliteration, made_up"
     ]
