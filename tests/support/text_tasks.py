@@ -112,7 +112,7 @@ def search_one_trial(watched: Watched) -> None:
     page.fill("#sought", "garden")
     page.press("#sought", "Enter")
     page.wait_for_selector("#total")
-    assert "of 800 texts, in 1 trials" in page.inner_text("#total")
+    assert "of 800 texts, in 1 trial." in page.inner_text("#total")
     links = page.locator(".texts .meta a").all_inner_texts()
     assert links and set(links) == {"rloo beta 100 seed 1, made_up"}
 
