@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import os
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 
+from rl_alliteration.analysis.comparison import TEXTS, check_count
 from rl_alliteration.analysis.frontier import Recommendation, recommended
 from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.rules import KEEP_VARIETY, SENSE_NATS
 from rl_alliteration.analysis.summary import summarise
 from rl_alliteration.analysis.table import VIEWS, windows_table
 from rl_alliteration.analysis.types import WINDOW, Analysis
+from rl_alliteration.app.rows import ORDERS, ordered
+from rl_alliteration.display import Comparison, Rollouts, compare, texts_of
 from rl_alliteration.errors import UserError
 from rl_alliteration.names import find_trial
+from rl_alliteration.report.notebook import table_html, table_text
 from rl_alliteration.results import reader
 from rl_alliteration.results.storage import Storage, open_storage
 from rl_alliteration.terminal import one_line
@@ -92,15 +96,10 @@ class Results:
         Raises:
             UserError: there is no such trial, or it has no such generation.
         """
-        known = {trial_id: name for name, trial_id in reader.trial_ids(self._storage, self.experiment)}
-        trial = find_trial(trial, known, self.storage, "trial")
+        experiment, trial = self._pair(trial)
         connection = reader.connect(self._storage)
         if around is not None:
-            last = "SELECT max(generation) FROM generations WHERE experiment = ? AND trial_id = ?"
-            ((newest,),) = connection.execute(last, [known[trial], trial]).fetchall()
-            if newest is None or not 0 <= around <= newest:
-                there = "no texts yet" if newest is None else f"the generations 0 to {newest}"
-                raise UserError(f"around: {around} is not accepted; {trial} has {there}")
+            self._newest(connection, experiment, trial, around)
         nearest = """
             SELECT * FROM (
                 SELECT * FROM generations WHERE experiment = $experiment AND trial_id = $trial
@@ -108,12 +107,54 @@ class Results:
             ) ORDER BY generation
         """
         values = {
-            "experiment": known[trial],
+            "experiment": experiment,
             "trial": trial,
             "around": 2**62 if around is None else around,
             "number": number,
         }
         return connection.sql(nearest, params=values).to_arrow_table()
+
+    def rollouts(self, trial: str, around: int | None = None, number: int = 10, order: str = "typical") -> Rollouts:
+        """Texts of the window of 100 that a generation lies in, to be read: a notebook shows them as cards.
+
+        Args:
+            trial: as for `texts`.
+            around: the generation. Default: the last.
+            number: how many, the first in that order.
+            order: sampled, reward, kl, typical or random, as on the live page.
+
+        Raises:
+            UserError: there is no such trial, generation or order.
+        """
+        if order not in ORDERS:
+            raise UserError(f"order: {order!r} is not accepted; give one of {', '.join(ORDERS)}")
+        experiment, trial = self._pair(trial)
+        connection = reader.connect(self._storage)
+        newest = self._newest(connection, experiment, trial, around)
+        first = (newest if around is None else around) // WINDOW * WINDOW
+        found = texts_of(connection, experiment, trial, first, first + WINDOW)
+        of = f"{trial}, generations {first:,} to {first + len(found) - 1:,}: {ORDERS[order]}"
+        return Rollouts(of, ordered(found, order)[:number])
+
+    def compare(
+        self, *trials: str, at_kl: float | None = None, at_generation: int | None = None, texts: int = TEXTS
+    ) -> Comparison:
+        """Two to four trials where each first reaches a KL divergence, or at equal generation; in windows of 100 texts.
+
+        Args:
+            trials: as for `texts`.
+            at_kl: nats a token.
+            at_generation: default, where there is no `at_kl`: the last that all have.
+            texts: typical ones of each to show.
+
+        Raises:
+            UserError: a trial does not get there, or there is no such trial.
+        """
+        check_count(len(trials), "trials")
+        if at_kl is not None and at_generation is not None:
+            raise UserError("at_kl, at_generation: give one of them")
+        connection = reader.connect(self._storage)
+        return compare(connection, [self._pair(one) for one in trials], at_kl, at_generation, texts)
 
     @property
     def figures(self) -> list[str]:
@@ -149,16 +190,12 @@ class Results:
         return recommended(self._analysis(), keep_variety, keep_sense)
 
     def __repr__(self) -> str:
-        rows = self._summary()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([self._title(), *lines])
+        head, *rows = self._summary()
+        return table_text(self._title(), head, rows)
 
     def _repr_html_(self) -> str:
-        head, *rows = [[html.escape(cell) for cell in row] for row in self._summary()]
-        table = [f"<tr><th>{'</th><th>'.join(head)}</th></tr>"]
-        table += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
-        return f"<p>{html.escape(self._title())}</p><table>{''.join(table)}</table>"
+        head, *rows = self._summary()
+        return table_html(self._title(), head, rows)
 
     def _title(self) -> str:
         return one_line(f"Results of {self.experiment or 'all experiments'} in {self.storage}")
@@ -172,6 +209,31 @@ class Results:
             [one_line(s.trial_id), s.status, f"{s.generations}/{s.max_generations}", *(f"{x:z.2f}" for x in row)]
             for s, row in zip(summaries, numbers, strict=True)
         ]
+
+    def _pair(self, given: str) -> tuple[str, str]:
+        """Experiment and id of the trial that a person means.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        known = {trial_id: name for name, trial_id in reader.trial_ids(self._storage, self.experiment)}
+        trial = find_trial(given, known, self.storage, "trial")
+        return known[trial], trial
+
+    def _newest(
+        self, connection: duckdb.DuckDBPyConnection, experiment: str, trial: str, around: int | None = None
+    ) -> int:
+        """The last generation of a trial.
+
+        Raises:
+            UserError: it has no text, or none of the generation `around`.
+        """
+        last = "SELECT max(generation) FROM generations WHERE experiment = ? AND trial_id = ?"
+        ((newest,),) = connection.execute(last, [experiment, trial]).fetchall()
+        if newest is None or not 0 <= (newest if around is None else around) <= newest:
+            there = "no texts yet" if newest is None else f"the generations 0 to {newest}"
+            raise UserError(f"around: {'the last' if around is None else around} is not accepted; {trial} has {there}")
+        return int(newest)
 
     def _view(self, name: str, order: str) -> pa.Table:
         sql = f"""

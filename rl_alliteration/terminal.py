@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import html
 import io
 import logging
 import math
@@ -191,6 +192,7 @@ class Screen(Console):
             force_jupyter=False,
             force_terminal=False if notebook else None,
         )
+        self.notebook = notebook
         if not self.is_terminal:
             # A log or a pipe has no width, and COLUMNS may be a stray: GNU readline sets it for a program's children.
             self.width = _WIDTH
@@ -216,6 +218,25 @@ class Screen(Console):
             if segment.control is None and not segment.text.isprintable():
                 segment = Segment(printable(segment.text), segment.style)
             yield segment
+
+
+class NotebookLine:
+    """A line of a notebook's output that changes in place, with a bar."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+
+    def show(self, line: str, done: int, of: int) -> None:
+        """Show a line in place of the one before. `done` of `of`: how long the bar is."""
+        from IPython.display import display  # there is one where there is a notebook
+
+        line = one_line(line)
+        bar = f'<progress max="{max(of, 1)}" value="{done}" aria-label="Texts"></progress>'
+        bundle = {"text/plain": line, "text/html": f"<div>{bar} {html.escape(line)}</div>"}
+        if self._shown is None:
+            self._shown = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
+        else:
+            self._shown.update(bundle, raw=True)
 
 
 class Grid(Table):

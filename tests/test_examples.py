@@ -1,8 +1,9 @@
-"""The examples run: the notebook from top to bottom, the method in one file against transformers and the trainer."""
+"""The examples run: the notebooks from top to bottom, the method in one file against transformers and the trainer."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import nbformat
 import pytest
 import rloo_in_one_file
 import torch
+from made_up import MadeUp, write_results
 from nbclient import NotebookClient
 
 from rl_alliteration.lm.loading import LoadedModel
 from rl_alliteration.lm.weights import as_transformers
+from rl_alliteration.results.storage import Storage
 from rl_alliteration.rl.rewards import alliteration
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -72,21 +75,43 @@ before = state()
 """
 
 
+NOTEBOOKS = ("first_sweep", "own_reward", "finished_study")
+
+
 @pytest.mark.ray
-def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    notebook = nbformat.read(EXAMPLES / "first_sweep.ipynb", as_version=4)  # type: ignore[no-untyped-call]  # nbformat's
-    assert all(not cell.get("outputs") for cell in notebook.cells), "committed without outputs"
-    for found in notebook.cells:  # as small as it gets
-        found.source = found.source.replace("max_generations=200", "max_generations=110, original_texts=110")
-        found.source = found.source.replace("=24,", "=12,")
+def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path) -> None:
+    """One after the other in one kernel: starting one, and Ray in it, is most of the time."""
+    study = [MadeUp(beta=beta, seed=seed, falls_at=at) for beta, at in ((0, 150), (20, 350)) for seed in range(2)]
+    write_results(Storage(tmp_path / "study"), study, "study")
     cell: Callable[[str], Any] = nbformat.v4.new_code_cell
-    notebook.cells = [cell(WATCH), *notebook.cells, cell("assert state() == before")]
-    client = NotebookClient(notebook, timeout=550, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    cells = {name: read(name) for name in NOTEBOOKS}
+    together = nbformat.v4.new_notebook(  # type: ignore[no-untyped-call]  # nbformat's
+        cells=[cell(WATCH), *itertools.chain(*cells.values()), cell("assert state() == before")]
+    )
+    client = NotebookClient(together, timeout=550, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()
 
-    def printed(source: str) -> str:
-        found = [c for c in notebook.cells if c.cell_type == "code" and source in c.source][-1]
-        return "".join(output.get("text", "") for output in found.outputs)
+    def shown(name: str, source: str, kind: str = "text/plain") -> str:
+        found = [one for one in cells[name] if one.cell_type == "code" and source in one.source][-1]
+        return "".join(one.get("text") or str(one.get("data", {}).get(kind, "")) for one in found.outputs)
 
-    assert "3 trials, 330 texts" in printed("sweep = Sweep(") and "/3 trials · " in printed("sweep = Sweep(")
-    assert printed("run(sweep)").count("finished, left as it is") == 3
+    assert "3 trials, 330 texts" in shown("first_sweep", "sweep = Sweep(")
+    assert "3/3 trials · 330/330 texts" in shown("first_sweep", "sweep = Sweep(")  # the last state of a line in place
+    assert shown("first_sweep", "run(sweep)").count("finished, left as it is") == 3
+    assert "4.0" in shown("own_reward", "[long_words")
+    cards = shown("own_reward", "results.rollouts(trial", "text/html")
+    assert cards.count("<p dir=") == 4 and "raw reward, the greatest first" in cards
+    assert "KL divergence per token" in shown("own_reward", "results.compare(", "text/html")
+    compared = shown("finished_study", "results.compare(", "text/html")
+    assert "2 trials at KL" in compared and "Settings that differ" in compared and "<mark" in compared
+    assert shown("finished_study", 'results.figure("frontier")', "application/vnd.plotly.v1+json")
+
+
+def read(name: str) -> list[Any]:
+    """The cells of a notebook, as small as it gets."""
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]  # nbformat's
+    assert all(not one.get("outputs") for one in notebook.cells), "committed without outputs"
+    for one in notebook.cells:
+        one.source = one.source.replace("max_generations=200", "max_generations=110, original_texts=110")
+        one.source = one.source.replace("=24,", "=12,").replace('open_results("results")', 'open_results("study")')
+    return list(notebook.cells)

@@ -36,7 +36,7 @@ LAYERS = (
     ("trial",),
     ("tune", "report"),
     ("app",),
-    ("handle", "interface"),
+    ("display", "handle", "interface"),
     ("cli",),
     ("pretraining",),
 )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_alliteration.analysis.words import Ints, Words
+from rl_alliteration.terminal import printable
 
 LETTERS = (*string.ascii_lowercase, "other")
 """Initial letters; whatever is no letter of a to z is other."""
@@ -30,6 +31,15 @@ def alliterating_runs(text: str) -> list[tuple[int, int]]:
             runs.append((words[start].start(), words[index - 1].end()))
         start = index
     return runs
+
+
+def marked(text: str) -> list[tuple[str, bool]]:
+    """A text in pieces, `printable`, and whether each is a run that alliterates."""
+    found, at = [], 0
+    for start, end in alliterating_runs(text):
+        found += [(text[at:start], False), (text[start:end], True)]
+        at = end
+    return [(printable(piece), runs) for piece, runs in [*found, (text[at:], False)] if piece]
 
 
 def alliterating_pairs(words: Words) -> tuple[Ints, Ints, Ints]:

@@ -72,6 +72,26 @@ def measure(
     return Analysis(trials[::-1], window)
 
 
+def measure_some(
+    connection: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, str]], window: int = WINDOW
+) -> list[tuple[Trial, PlannedTrial]]:
+    """Some trials, by experiment and id, in that order and by the names that they have among all; without originals.
+
+    Raises:
+        UserError: a window of fewer than 10 generations was asked for.
+        Damaged: an event or a text is.
+    """
+    check_window(window)
+    by_pair = {(fact["experiment"], fact["trial_id"]): fact for fact in facts(connection)}
+    found = []
+    for pair in pairs:
+        fact = by_pair[pair]
+        planned = fact["planned"]
+        of_trial = {name: value for name, value in fact.items() if name not in ("planned", "original_keys")}
+        found.append((measured(of_trial, _columns(connection, *pair), window)[0], planned))
+    return found
+
+
 def measure_original(
     connection: duckdb.DuckDBPyConnection, experiment: str, trial_id: str, window: int = WINDOW
 ) -> Original:

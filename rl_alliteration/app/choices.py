@@ -48,6 +48,18 @@ class Choices:
             raise UserError(f"{name}: {value!r} is not accepted; give one of {', '.join(known)}")
         return value
 
+    def some_of(self, name: str, options: Iterable[str]) -> list[str]:
+        """Any number of several.
+
+        Raises:
+            UserError: one is none of them.
+        """
+        values, known = self.all(name), list(options)
+        for value in values:
+            if value not in known:
+                raise UserError(f"{name}: {value[:MOST]!r} is not accepted; give one of {', '.join(known)}")
+        return values
+
     def whole(self, name: str, default: int, least: int = 0, most: int = 2**53) -> int:
         """A whole number.
 

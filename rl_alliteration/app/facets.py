@@ -96,16 +96,3 @@ def _name(one: Known) -> str:
 def setting(one: Known) -> tuple[Hashable, ...]:
     """What a trial's seeds have in common: on different tables, and with different rewards, these are others."""
     return one.trial.reward_function, one.trial.algorithm, one.trial.coefficient
-
-
-def differing(trials: Sequence[Known]) -> list[tuple[str, list[str], bool]]:
-    """Settings of trials beside one another: name, each one's value in words, whether they differ."""
-    rows = []
-    for name, declared in SETTINGS.items():
-        if name == "target_kl" and all(one.planned.config.target_kl is None for one in trials):
-            continue
-        values = [getattr(one.planned.config, name) for one in trials]
-        words = [declared.words(value) for value in values]
-        rows.append((name.replace("_", " "), words, len(set(map(repr, values))) > 1))
-    rows.append(("model", [one.planned.model for one in trials], len({one.planned.model for one in trials}) > 1))
-    return sorted(rows, key=lambda row: not row[2])

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from rl_alliteration.analysis.alliteration import alliterating_runs
+from rl_alliteration.analysis.alliteration import marked
 from rl_alliteration.app.choices import Choices
 from rl_alliteration.app.events import UNREADABLE, one_line
 from rl_alliteration.app.index import Index
@@ -185,15 +185,6 @@ def _readable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def spans(text: str) -> list[tuple[str, bool]]:
-    """A text in pieces, and whether each alliterates."""
-    found, at = [], 0
-    for start, end in alliterating_runs(text):
-        found += [(text[at:start], False), (text[start:end], True)]
-        at = end
-    return [(printable(piece), runs) for piece, runs in [*found, (text[at:], False)] if piece]
-
-
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:z,.{digits}f}"
 
@@ -205,7 +196,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_readable,
     )  # fmt: skip
     environment.globals["plotly_config"] = CONFIG
-    environment.filters |= {"spans": spans, "number": _number, "json": page_json}
+    environment.filters |= {"spans": marked, "number": _number, "json": page_json}
     return environment
 
 
@@ -221,6 +212,7 @@ def _assets() -> dict[str, tuple[bytes, str]]:
     script = "text/javascript; charset=utf-8"
     return {
         "app.css": (style, "text/css; charset=utf-8"),
+        "look.js": (report.joinpath("look.js").read_bytes(), script),
         "app.js": (own.joinpath("app.js").read_bytes(), script),
         "plotly.js": (get_plotlyjs().encode(), script),
     }

@@ -171,7 +171,7 @@ def sorted_rows(found: list[Row], by: str) -> list[Row]:
     return sorted(found, key=key)
 
 
-def as_table(found: Sequence[Row], *, groups: bool) -> pa.Table:
+def as_table(found: Sequence[Row], columns: Sequence[Column] = COLUMNS, *, groups: bool) -> pa.Table:
     """What is shown, exactly: to be downloaded."""
     if groups:
         names: dict[str, Any] = {"group": [row.name for row in found], "trials": [len(row.trials) for row in found]}
@@ -189,10 +189,10 @@ def as_table(found: Sequence[Row], *, groups: bool) -> pa.Table:
             "seed": [one.trial.seed for one in firsts],
             "max_generations": [one.trial.max_generations for one in firsts],
         }
-    numbers = {column.name: [_or_none(row.values[column.name].value) for row in found] for column in COLUMNS}
-    columns = {name: pa.array(values) for name, values in names.items()}
-    columns |= {name: pa.array(values, pa.float64()) for name, values in numbers.items()}
-    return pa.table(columns | {"against_nothing": pa.array([row.verdict for row in found], pa.string())})
+    numbers = {column.name: [_or_none(row.values[column.name].value) for row in found] for column in columns}
+    made = {name: pa.array(values) for name, values in names.items()}
+    made |= {name: pa.array(values, pa.float64()) for name, values in numbers.items()}
+    return pa.table(made | {"against_nothing": pa.array([row.verdict for row in found], pa.string())})
 
 
 def _or_none(value: float) -> float | None:

@@ -13,31 +13,10 @@
   };
 
   // --- figures ---
-  const css = (name) => {
-    const probe = document.createElement("span");
-    probe.style.color = `var(${name})`;
-    document.body.append(probe);
-    const colour = getComputedStyle(probe).color;
-    probe.remove();
-    return colour;
-  };
   const drawn = new Map();
   const draw = (div, figure) => {
     drawn.set(div, figure);
-    const narrow = div.clientWidth < 560;
-    const axis = { gridcolor: css("--rule"), linecolor: css("--rule"), zerolinecolor: css("--rule") };
-    const layout = {
-      ...figure.layout,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: "system-ui, sans-serif", size: narrow ? 11 : 13, color: css("--ink") },
-      margin: { l: 50, r: 12, t: 16, b: 44 },
-      legend: narrow || div.closest(".pair")
-        ? { orientation: "h", y: -0.25, font: { size: 11 } } : { itemsizing: "constant" },
-      hoverlabel: { align: "left" },
-      xaxis: { ...figure.layout.xaxis, ...axis },
-      yaxis: { ...figure.layout.yaxis, ...axis },
-    };
-    return Plotly.react(div, figure.data, layout, figures.config).then(() => {
+    return Plotly.react(div, figure.data, look.layout(div, figure), figures.config).then(() => {
       if (div.dataset.wired) return;
       div.dataset.wired = "yes";
       div.on("plotly_click", (event) => {
@@ -80,23 +59,7 @@
     late.observe(chooser);
   });
 
-  // --- light and dark ---
-  const themes = ["auto", "light", "dark"];
-  const stored = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
-  const setTheme = (theme) => {
-    if (theme === "auto") delete root.dataset.theme; else root.dataset.theme = theme;
-    $("theme").textContent = "Theme: " + theme;
-    $("theme").dataset.now = theme;
-    try { localStorage.setItem("theme", theme); } catch { /* a page of a file may have no storage */ }
-    drawn.forEach((figure, div) => draw(div, figure));
-  };
-  $("theme").addEventListener("click", () => {
-    setTheme(themes[(themes.indexOf($("theme").dataset.now) + 1) % themes.length]);
-  });
-  setTheme(themes.includes(stored()) ? stored() : "auto");
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    drawn.forEach((figure, div) => draw(div, figure));
-  });
+  look.themed(() => drawn.forEach((figure, div) => draw(div, figure)));
 
   // --- the table ---
   const body = document.querySelector("#trials-table tbody");

@@ -53,7 +53,7 @@ def build_page(
     sections = drawn_sections(shown)
     next_words, next_command = _next(shown, storage)
     columns = table.columns(any(trial.experiment in shown.searches for trial in analysis.trained))
-    scripts = {"plotly_js": get_plotlyjs(), "page_js": _file("page.js")}
+    scripts = {"plotly_js": get_plotlyjs(), "look_js": _file("look.js"), "page_js": _file("page.js")}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(_file("page.html")).render(
         title=title,

@@ -1,4 +1,4 @@
-"""Show a running sweep: a live line in a terminal, a plain line now and then in a log."""
+"""Show a running sweep: a live line in a terminal or a notebook, a plain line now and then in a log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.text import Text
 from rl_alliteration.config import PlannedTrial
 from rl_alliteration.names import trial_names
 from rl_alliteration.rows import TrialReport
-from rl_alliteration.terminal import duration, one_line
+from rl_alliteration.terminal import NotebookLine, Screen, duration, one_line
 
 _LOG_SECONDS = 15.0
+_NOTEBOOK_SECONDS = 0.5
 
 
 class Progress:
@@ -31,6 +32,7 @@ class Progress:
         self._first: float | None = None
         self._last_log = 0.0
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._in_notebook = NotebookLine() if isinstance(console, Screen) and console.notebook else None
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -40,6 +42,8 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
+        if self._in_notebook and self._trials:
+            self._in_notebook.show(self.line(), sum(self._done.values()), sum(self._end.values()))
 
     def add(self, trial: PlannedTrial, generations: int) -> None:
         """A trial shall be run, which has so many generations already."""
@@ -85,6 +89,9 @@ class Progress:
     def _show(self) -> None:
         if self._live:
             self._live.update(Text(one_line(self.line()), overflow="fold"), refresh=True)
-        elif time.monotonic() - self._last_log >= _LOG_SECONDS:
+        elif time.monotonic() - self._last_log >= (_NOTEBOOK_SECONDS if self._in_notebook else _LOG_SECONDS):
             self._last_log = time.monotonic()
-            self.say(self.line())
+            if self._in_notebook:
+                self._in_notebook.show(self.line(), sum(self._done.values()), sum(self._end.values()))
+            else:
+                self.say(self.line())

@@ -15,10 +15,10 @@ from hostile import HOSTILE, TRIALS, hostile_or_story
 from made_up import MadeUp, write_results
 from served import Client, known
 
+from rl_alliteration.analysis.alliteration import marked
 from rl_alliteration.analysis.diversity import overlaps
 from rl_alliteration.analysis.words import Words
 from rl_alliteration.app.index import Known
-from rl_alliteration.app.server import spans
 from rl_alliteration.app.views import VIEWS
 from rl_alliteration.results import schema
 from rl_alliteration.results.cards import SEARCH, write_run
@@ -80,10 +80,10 @@ def test_a_hostile_text_or_name_is_never_markup(client: Client, name: str) -> No
 
 def test_control_characters_and_turned_text_are_shown_as_such() -> None:
     text = "tall \x1b[31m \u202etree\u202c two\x00 toes"
-    assert "".join(piece for piece, _ in spans(text)) == text.replace("\x1b", "�").replace("\u202e", "�").replace(
+    assert "".join(piece for piece, _ in marked(text)) == text.replace("\x1b", "�").replace("\u202e", "�").replace(
         "\u202c", "�"
     ).replace("\x00", "�")
-    assert [piece for piece, runs in spans("see the tall tree now") if runs] == ["the tall tree"]
+    assert [piece for piece, runs in marked("see the tall tree now") if runs] == ["the tall tree"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_table_sorts_filters_and_groups(client: Client) -> None:
     first = trial(client, downwards[0]).trial.final("kl_penalty")
     assert first == min(one.trial.final("kl_penalty") for one in client.index.snapshot.trials.values())
     grouped = client.ask("/?group=setting&experiment=made_up&algorithm=rloo&reward=alliteration").text
-    assert "rloo beta 0</th><td" in re.sub(r"<svg.*?</svg> ", "", grouped) and "[" in grouped
+    assert "rloo beta 0</a></th><td" in re.sub(r"<svg.*?</svg> ", "", grouped) and "[" in grouped
     assert names(client.ask("/?trial=RLOO+beta+100&seed=seed+1&experiment=made_up").text) == [
         "rloo beta 100 seed 1, alliteration, made_up"
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hostile import HOSTILE, TRIALS, hostile_or_story
 from made_up import write_results
+from watched import serious
 
 from rl_alliteration.analysis.measure import measure
 from rl_alliteration.report.base import Shown
@@ -93,7 +94,8 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(opened: Watch
         ".length",
     )
     assert nameless == 0
-    assert page.locator("[role=img]:not([aria-label]):not([aria-labelledby])").count() == 0
+    assert page.locator(".plot:not([aria-label]):not([aria-labelledby])").count() == 0
+    assert page.locator("[role=img] a, [role=img] [data-title]").count() == 0  # an image has nothing within to reach
     levels = page.eval_on_selector_all("h1, h2, h3", "found => found.map(e => Number(e.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1
 
@@ -190,6 +192,17 @@ def test_a_trial_is_read_from_the_table_and_a_window_from_the_frontier(watched: 
     )
     assert (page.input_value("#text-from"), page.input_value("#text-to")) == ("200", "299")
     assert last in ("299", "399") and {number // 100 for number in generations(watched)} == {2}
+
+
+def test_axe_finds_nothing_serious(browser: Browser, page_file: Path) -> None:
+    watched = Watched(browser, page_file, color_scheme="dark", viewport={"width": 390, "height": 900})
+    page = watched.page
+    for selector in ("#plot-frontier", "#over-time"):  # one of each kind of place
+        drawn(watched, selector)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    found = serious(page)
+    page.context.close()
+    assert not found
 
 
 def test_light_dark_and_narrow(browser: Browser, page_file: Path) -> None:

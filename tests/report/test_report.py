@@ -228,9 +228,9 @@ def test_a_search_is_shown_by_each_setting_that_it_chose_among(tmp_path: Path) -
     write_run(storage, "looked_for", "1", SEARCH, {})
     shown = Shown(measure(connect(storage)), searches=["looked_for"])
     figures = {figure.key: figure for figure in search_figures(shown)}
-    names = ("history", "group_size", "algorithm", *settings_of(UpdateSettings))
+    names = ("history", "group_size", "algorithm", *settings_of(UpdateSettings), "parallel")
     assert list(figures) == [f"search_{name}" for name in names]  # beta and rate did not vary
-    at = {name: sorted({x for series in figures[f"search_{name}"].series for x in series.x}) for name in names[1:]}
+    at = {name: sorted({x for series in figures[f"search_{name}"].series for x in series.x}) for name in names[1:-1]}
     assert at["group_size"] == [10, 20] and at["warm_up"] == [0, 50] and at["momentum"] == [0.0, 0.9]
     assert at["credit"] == ["text", "to-go"] and at["kl"] == ["exact", "sampled"]
     (stopped,) = [one for one in figures["search_credit"].series if one.name == "stopped (outside its limits)"]

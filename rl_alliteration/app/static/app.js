@@ -17,14 +17,6 @@
     script.onerror = () => reject(new Error("the script that draws figures could not be loaded"));
     document.head.append(script);
   });
-  const css = (name) => {
-    const probe = document.createElement("span");
-    probe.style.color = `var(${name})`;
-    document.body.append(probe);
-    const colour = getComputedStyle(probe).color;
-    probe.remove();
-    return colour;
-  };
   const drawn = new Map();
   const address = (places, point) => {
     const [, generation, name] = point;
@@ -33,20 +25,8 @@
   };
   const draw = (div) => {
     const { figure, config } = drawn.get(div);
-    const narrow = div.clientWidth < 560;
-    const axis = { gridcolor: css("--rule"), linecolor: css("--rule"), zerolinecolor: css("--rule") };
-    const layout = {
-      ...figure.layout,
-      uirevision: "kept",
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: "system-ui, sans-serif", size: narrow ? 11 : 13, color: css("--ink") },
-      margin: { l: 50, r: 12, t: 16, b: 44 },
-      legend: narrow || div.closest(".pair")
-        ? { orientation: "h", y: -0.25, font: { size: 11 } } : { itemsizing: "constant" },
-      hoverlabel: { align: "left" },
-      xaxis: { ...figure.layout.xaxis, ...axis },
-      yaxis: { ...figure.layout.yaxis, ...axis },
-    };
+    // What a reader has zoomed into stays when new numbers come.
+    const layout = { ...look.layout(div, figure), uirevision: "kept" };
     Plotly.react(div, figure.data, layout, config).then(() => {
       div.dataset.drawn = "yes";
       if (div.dataset.wired) return;
@@ -69,21 +49,6 @@
   const drawAgain = () => {
     for (const div of drawn.keys()) if (div.isConnected && div.dataset.drawn) draw(div); else if (!div.isConnected) drawn.delete(div);
   };
-
-  // --- light and dark ---
-  const themes = ["auto", "light", "dark"];
-  const stored = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
-  const setTheme = (theme) => {
-    if (theme === "auto") delete root.dataset.theme; else root.dataset.theme = theme;
-    $("theme").textContent = "Theme: " + theme;
-    $("theme").dataset.now = theme;
-    try { localStorage.setItem("theme", theme); } catch { /* it is forgotten then */ }
-    drawAgain();
-  };
-  $("theme").addEventListener("click", () => {
-    setTheme(themes[(themes.indexOf($("theme").dataset.now) + 1) % themes.length]);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAgain);
 
   // --- a view's state is its address: forms and links of one view change it without a new page ---
   const fetched = async (url) => {
@@ -259,7 +224,7 @@
     drawAll(fresh);
   };
 
-  setTheme(themes.includes(stored()) ? stored() : "auto");
+  look.themed(drawAgain);
   drawAll(document);
   setInterval(follow, POLL);
   root.dataset.ready = "yes";

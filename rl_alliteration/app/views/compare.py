@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from rl_alliteration.analysis.alliteration import LETTERS
+from rl_alliteration.analysis.comparison import (
+    FEWEST,
+    GENERATION,
+    MOST,
+    NUMBERS,
+    PLACES,
+    TEXTS,
+    as_table,
+    check_count,
+    differing,
+    number,
+    usual,
+    window_at,
+)
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.types import WINDOW
 from rl_alliteration.app.choices import Choices
-from rl_alliteration.app.facets import differing
 from rl_alliteration.app.index import Known
 from rl_alliteration.app.page import Live, Page
 from rl_alliteration.app.rows import Rollout, ordered, rollouts
 from rl_alliteration.app.views import curves
-from rl_alliteration.errors import UserError
 from rl_alliteration.report.base import CATEGORIES, Figure, Series
 from rl_alliteration.report.drawing import to_plotly
-
-MOST = 4
-TEXTS = 4
-"""Of each trial: the most typical of its window."""
-GENERATION, KL = "generation", "kl"
-_ENDS = ("raw_reward", "objective", "kl_penalty", "kl_per_text", "variety", "repetition", "alliteration", "near_copies")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,26 +54,26 @@ def page(live: Live, choices: Choices) -> Page:
     """The comparison that an address asks for."""
     snapshot = live.index.snapshot
     named = choices.trials(snapshot)
-    if len(named) > MOST:
-        raise UserError(f"trial: {len(named)} are too many; give 2 to {MOST}")
+    if len(named) >= FEWEST:
+        check_count(len(named), "trial")
     options = [(one.trial.name, "/".join(one.pair)) for one in snapshot.trials.values() if one.trial.generations]
-    at = choices.one_of("at", (GENERATION, KL), GENERATION)
+    at = choices.one_of("at", PLACES, GENERATION)
     y = curves.AXES[choices.one_of("y", curves.AXES, "raw_reward")]
     values: dict[str, Any] = {
         "options": options,
         "named": ["/".join(one.pair) for one in named],
         "most": MOST,
         "at": at,
-        "ats": {GENERATION: "equal generation", KL: "equal KL (nats a token)"},
+        "ats": PLACES,
         "choices": choices,
         "axes": curves.AXES,
         "y": y.name,
         "sides": [],
     }
-    if len(named) < 2:
+    if len(named) < FEWEST:
         return Page("compare.html", "Compare", values)
     live.index.want([one.pair for one in named])
-    value = choices.number("value", _usual(named, at), least=0)
+    value = choices.number("value", usual([one.trial for one in named], at), least=0)
     colours = CATEGORIES if _alike(live, named) else [live.colour_of(snapshot)(one) for one in named]
     sides = [_side(live, one, colour, at, value) for one, colour in zip(named, colours, strict=False)]
     x = curves.AXES["generation" if at == GENERATION else "kl_penalty"]
@@ -79,16 +83,17 @@ def page(live: Live, choices: Choices) -> Page:
     names = {side.one.trial.name: side.one.note.name or side.one.trial.name for side in sides}
     drawn = [dataclasses.replace(one, name=names.get(one.name, one.name)) for one in drawn]
     figure = Figure(
-        "compared", f"{y.title} at {values['ats'][at]}", f"Windows of {WINDOW} texts; a point leads to its texts.",
+        "compared", f"{y.title} at {PLACES[at]}", f"Windows of {WINDOW} texts; a point leads to its texts.",
         x.words, y.words, drawn, digits=y.digits, ordered=False,
     )  # fmt: skip
     letters = _letters(sides)
+    settings = differing([one.planned for one in named])
     values |= {
         "value": value,
         "sides": sides,
-        "different": [row for row in differing(named) if row[2]],
-        "alike": [row for row in differing(named) if not row[2]],
-        "numbers": [(METRICS[name], [_metric(side, name) for side in sides]) for name in _ENDS],
+        "different": [row for row in settings if row[2]],
+        "alike": [row for row in settings if not row[2]],
+        "numbers": [(METRICS[name], [number(side.one.trial, side.window, name) for side in sides]) for name in NUMBERS],
         "figure": figure,
         "plot": to_plotly(figure),
         "letters": letters,
@@ -97,7 +102,12 @@ def page(live: Live, choices: Choices) -> Page:
         "unmeasured": sum(one.unmeasured for one in named),
     }
     values["letters_plot"]["layout"]["barmode"] = "group"
-    return Page("compare.html", "Compare", values, lambda: _table(sides))
+    return Page(
+        "compare.html",
+        "Compare",
+        values,
+        lambda: as_table([side.one.trial for side in sides], [side.window for side in sides]),
+    )
 
 
 def _alike(live: Live, named: list[Known]) -> bool:
@@ -106,30 +116,13 @@ def _alike(live: Live, named: list[Known]) -> bool:
     return len({colour(one) for one in named}) < len(named)
 
 
-def _usual(named: list[Known], at: str) -> float:
-    """The last generation that all have, or the largest divergence that all reach."""
-    if at == GENERATION:
-        return float(max(0, min(one.trial.generations for one in named) - 1))
-    reached = [float(np.nanmax(-one.trial.metrics["kl_penalty"], initial=0.0)) for one in named]
-    return math.floor(min(reached) * 1000) / 1000
-
-
 def _side(live: Live, one: Known, colour: str, at: str, value: float) -> Side:
-    window: int | None = None
-    if at == GENERATION:
-        there = np.flatnonzero((one.trial.first <= value) & (value < one.trial.first + WINDOW))
-    else:
-        there = np.flatnonzero(-one.trial.metrics["kl_penalty"] >= value)
+    window = window_at(one.trial, at, value)
     texts: list[Rollout] = []
-    if len(there):
-        window = int(there[0])
+    if window is not None:
         first = int(one.trial.first[window])
         texts = ordered(rollouts(live.index, one, first, first + WINDOW), "typical")[:TEXTS]
     return Side(one, "/".join(one.pair), colour, window, texts)
-
-
-def _metric(side: Side, name: str) -> float:
-    return math.nan if side.window is None else METRICS[name].shown(float(side.one.trial.metrics[name][side.window]))
 
 
 def _letters(sides: list[Side]) -> Figure:
@@ -150,19 +143,3 @@ def _letters(sides: list[Side]) -> Figure:
         "letters", "Which letters alliterate", "Share of the alliterating pairs in these windows, the ten commonest.",
         "initial letter", "share of alliteration", series, ordered=False,
     )  # fmt: skip
-
-
-def _table(sides: list[Side]) -> pa.Table:
-    columns: dict[str, list[Any]] = {
-        "experiment": [side.one.trial.experiment for side in sides],
-        "trial_id": [side.one.trial.trial_id for side in sides],
-        "first_generation": [side.first if side.window is not None else None for side in sides],
-    }
-    made = {name: pa.array(values) for name, values in columns.items()}
-    for name, about in METRICS.items():
-        values = [
-            math.nan if side.window is None else about.shown(float(side.one.trial.metrics[name][side.window]))
-            for side in sides
-        ]
-        made[name] = pa.array(np.array(values), from_pandas=True)
-    return pa.table(made)

@@ -7,10 +7,11 @@ import shlex
 
 import pyarrow as pa
 
+from rl_alliteration.analysis.comparison import differing
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.worth import setting_worth
 from rl_alliteration.app.choices import Choices
-from rl_alliteration.app.facets import differing
+from rl_alliteration.app.index import Known
 from rl_alliteration.app.page import Live, Page
 from rl_alliteration.app.table import COLUMNS, Verdicts, as_table, rows
 from rl_alliteration.errors import UserError
@@ -36,12 +37,19 @@ def page(live: Live, choices: Choices) -> Page:
             facts.append(("Nats wasted", f"{worth.wasted.value:z.1f}", "a text, beyond those that best-of-n needs"))
     ends = [(about.title, about.shown(trial.final(name)), about.digits, about.words) for name, about in METRICS.items()]
     command = ["rl-alliteration", "export", "--storage", str(live.index.storage), "--experiment", trial.experiment]
+    size, there = trial.group_size, trial.generations // trial.group_size * trial.group_size
+    fork = choices.whole("fork", there, most=there)
+    if fork % size:
+        raise UserError(f"fork: {fork} is not accepted; give a multiple of the group size, {size}")
     values = {
         "one": one,
+        "fork": fork,
+        "forks": there,
+        "fork_command": "" if trial.is_original else _fork(one, fork, str(live.index.storage)),
         "row": row,
         "facts": facts,
         "ends": ends,
-        "settings": [(name, words[0]) for name, words, _ in differing([one])],
+        "settings": [(name, words[0]) for name, words, _ in differing([one.planned])],
         "command": shlex.join([*command, "--trial", trial.trial_id, "--output", "model"]),
         "name_length": NAME_LENGTH,
         "note_length": NOTE_LENGTH,
@@ -52,3 +60,13 @@ def page(live: Live, choices: Choices) -> Page:
         return as_table([row], groups=False)
 
     return Page("trial.html", one.note.name or trial.name, values, table)
+
+
+def _fork(one: Known, generation: int, storage: str) -> str:
+    """What begins another trial from its model, with half its penalty for a start; a browser starts nothing."""
+    trial = one.trial
+    words = ["rl-alliteration", "sweep", "--storage", storage]
+    words += ["--from", f"{trial.experiment}/{trial.trial_id}@{generation}"]
+    if trial.target_kl is not None:
+        return shlex.join([*words, "--target-kl", f"{trial.target_kl / 2:g}"])
+    return shlex.join([*words, "--beta", f"{trial.beta / 2 or 10:g}"])

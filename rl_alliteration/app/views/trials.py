@@ -30,6 +30,8 @@ def page(live: Live, choices: Choices) -> Page:
     groups = {"": "each trial", SEEDS: "setting, seeds together"}
     groups |= {facet.name: facet.title.lower() for facet in known}
     group = choices.one_of("group", groups, "")
+    hidden = choices.some_of("hide", [column.name for column in COLUMNS])
+    columns = [column for column in COLUMNS if column.name not in hidden]
     names = {"name", *(column.name for column in COLUMNS)}
     sort = choices.one_of("sort", ["", *names, *(f"-{name}" for name in names)], "")
     question = ("rows", snapshot.version, group, tuple(one.pair for one in found))
@@ -43,9 +45,13 @@ def page(live: Live, choices: Choices) -> Page:
         "facets": [(facet, facet.options, choices.all(facet.name)) for facet in known],
         "groups": groups,
         "group": group,
-        "columns": COLUMNS,
+        "columns": columns,
+        "all_columns": COLUMNS,
+        "hidden": hidden,
         "sort": sort,
-        "rows": [_Shown(row, colour(row.trials[0]) if _one_colour(row) else "") for row in shown],
+        "rows": [
+            _Shown(row, colour(row.trials[0]) if _one_colour(row) else "", _chooses(row, group, known)) for row in shown
+        ],
         "total": len(table),
         "trials": len(found),
         "all": len(snapshot.trials),
@@ -56,7 +62,7 @@ def page(live: Live, choices: Choices) -> Page:
         "words": choices.text("trial"),
         "starred": choices.flag("starred"),
     }
-    return Page("trials.html", "Trials", values, lambda: as_table(table, groups=bool(group)))
+    return Page("trials.html", "Trials", values, lambda: as_table(table, columns, groups=bool(group)))
 
 
 def _rows(found: list[Known], known: list[Facet], verdicts: Verdicts, group: str) -> list[Row]:
@@ -74,11 +80,24 @@ def _rows(found: list[Known], known: list[Facet], verdicts: Verdicts, group: str
 class _Shown:
     row: Row
     colour: str
+    chooses: dict[str, str]
+    """Of a group: the filters that leave its trials alone."""
 
     @property
     def one(self) -> Known | None:
         """The trial, if the row is of one."""
         return self.row.trials[0] if not self.row.key else None
+
+
+def _chooses(row: Row, group: str, known: list[Facet]) -> dict[str, str]:
+    if group != SEEDS:
+        return {group: row.key} if group else {}
+    found = {}
+    for facet in known:
+        values = {facet.values.get(one.pair) for one in row.trials}
+        if facet.name not in ("experiment", "state", "seed") and len(values) == 1 and None not in values:
+            found[facet.name] = values.pop() or ""
+    return found
 
 
 def _one_colour(row: Row) -> bool:
