@@ -79,6 +79,7 @@ def run(request: plan.Sweep | search.Search) -> Results:
             ended = execute_sweep(prepare_sweep(checked, console), console)
     if ended.outcome.stopped_by is not None:
         signal.raise_signal(ended.outcome.stopped_by)  # the caller's handler: as a rule KeyboardInterrupt
+        raise KeyboardInterrupt  # none: a shell starts what runs in the background with SIGINT ignored
     ended.check()
     return Results(ended.storage, ended.experiment)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars
@@ -100,6 +101,21 @@ def test_what_a_sweep_is_checked_for_is_raised_and_nothing_is_made(tmp_path: Pat
         with pytest.raises(UserError, match=message):
             rl_alliteration.run(Sweep(storage=str(storage), experiment="e", **fields))
     assert not storage.exists()
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN, lambda number, frame: None])
+def test_a_sweep_that_a_signal_stopped_is_never_taken_for_whole(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A shell starts what runs in the background with SIGINT ignored.
+    stopped = SimpleNamespace(outcome=SimpleNamespace(stopped_by=signal.SIGINT), check=lambda: None)
+    monkeypatch.setattr(interface, "prepare_sweep", lambda sweep, console: None)
+    monkeypatch.setattr(interface, "execute_sweep", lambda prepared, console: stopped)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            rl_alliteration.run(Sweep(storage="unused", experiment="e", beta=(0.0,)))
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_registered_function_goes_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
