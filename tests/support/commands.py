@@ -48,9 +48,11 @@ def here(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def texts(storage: Path) -> list[tuple[Any, ...]]:
-    """Every text with its numbers, but not who wrote it."""
-    columns = ", ".join(name for name in schema.arrow("generations").names if name != "run_id")
+def texts(storage: Path, *, record: bool = True) -> list[tuple[Any, ...]]:
+    """Every text with its numbers, but not who wrote it; without the token record where trials differ in the interval
+    of their checkpoints."""
+    left_out = {one.name for one in schema.describe("generations") if not one.compared and not record} | {"run_id"}
+    columns = ", ".join(name for name in schema.arrow("generations").names if name not in left_out)
     sql = f"SELECT trial_id, {columns} FROM generations ORDER BY trial_id, generation"
     return reader.run_query(Storage(storage), sql)[1]
 
