@@ -46,7 +46,7 @@ def own_ray(**options: Any) -> Iterator[None]:
     if not kept:
         _remove_left_behind(folder.parent)
     _provide_token()
-    with _starting(folder), _of_few_processes(), _in_sessions_of_their_own():
+    with _starting(folder), _of_few_processes(), _in_groups_of_their_own():
         # Ray opens its own folder to everybody: it is within the private one.
         ray.init(address="local", include_dashboard=False, _temp_dir=f"{folder}/r", **options)
     with contextlib.nullcontext() if kept else _held(folder):
@@ -105,13 +105,13 @@ def _of_few_processes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_sessions_of_their_own() -> Iterator[None]:
+def _in_groups_of_their_own() -> Iterator[None]:
     """A signal to this process's group (`timeout`, a shell) is for this process to pass on: a Ray that took it too
     would be gone before a clean stop. The kernel ends Ray's processes with this one where it can; else its group does.
     """
     ordinary = ray._private.services.ConsolePopen
-    alone = ray._private.utils.detect_fate_sharing_support()
-    ray._private.services.ConsolePopen = functools.partial(ordinary, start_new_session=alone)  # type: ignore[misc, assignment]
+    group = 0 if ray._private.utils.detect_fate_sharing_support() else None
+    ray._private.services.ConsolePopen = functools.partial(ordinary, process_group=group)  # type: ignore[misc, assignment]
     try:
         yield
     finally:
