@@ -541,6 +541,7 @@ def test_the_deep_check_says_which_checkpoint_it_left_out(
     assert len(notes) == 1 and "generation-00000008 is torn" in notes[0]
 
 
+@pytest.mark.chaos
 def test_an_export_that_does_not_fit_is_told_in_one_line(
     results: Storage, moved: tuple[Storage, Path], tmp_path: Path
 ) -> None:

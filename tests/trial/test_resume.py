@@ -327,6 +327,7 @@ def test_a_run_that_is_ended_in_the_middle_of_a_step_keeps_all_finished_ones(
     assert_same(storage, undisturbed)
 
 
+@pytest.mark.chaos
 def test_a_run_may_be_ended_at_any_moment(undisturbed: Kept, tmp_path: Path, tiny_gpt_neo: LoadedModel) -> None:
     _, trial = undisturbed
     draw = random.Random(0)

@@ -74,6 +74,7 @@ def test_the_same_sweep_by_rays_own_command_and_by_ours(head: Head, tmp_path: Pa
     assert (code, "Over the last 100 texts" in log) == (0, True)
 
 
+@pytest.mark.chaos
 def test_a_failing_trial_fails_the_job_and_the_last_line_of_its_log_says_why(
     head: Head, tmp_path: Path, tiny_gpt_neo_folder: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_stop_leaves_a_clean_experiment_that_goes_on(head: Head, tmp_path: Path,
     assert_verified(tmp_path)
 
 
+@pytest.mark.chaos
 def test_a_missing_or_wrong_token_is_one_line_that_says_what_to_set(head: Head, tmp_path: Path) -> None:
     none = ended(ours(head, "logs", "x", HOME=str(tmp_path)))
     wrong = ended(ours(head, "logs", "x", RAY_AUTH_TOKEN="f" * 64))

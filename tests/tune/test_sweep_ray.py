@@ -117,6 +117,7 @@ def test_the_same_command_again_computes_nothing_and_a_longer_one_extends(
     assert [row for row in texts(swept, record=False) if row[0] in trials] == whole
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("on_cluster")
 def test_a_budget_that_is_spent_stops_cleanly_and_the_same_command_goes_on(
     tmp_path: Path, tiny_gpt_neo_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +188,7 @@ def test_a_users_own_reward_and_algorithm_work_from_a_script(tmp_path: Path, tin
     assert all(raw == sum(c in "aeiou" for c in text) for text, raw in rows)
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("on_cluster")
 def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(
     tmp_path: Path,
@@ -234,6 +236,7 @@ def test_a_reward_that_fails_loses_no_text_and_goes_on_when_it_is_mended(
     assert_verified(tmp_path / "results")
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("on_cluster")
 def test_a_collapsed_trial_is_stopped_and_goes_on_without_the_flag(
     tmp_path: Path, tiny_gpt_neo_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +331,7 @@ def core_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     return core
 
 
+@pytest.mark.chaos
 def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path, tiny_gpt_neo_folder: Path) -> None:
     started = time.monotonic()
     done = cli(*flags(tiny_gpt_neo_folder, tmp_path, "--beta", "0", "--address", "127.0.0.1:1"))

@@ -95,6 +95,7 @@ def test_where_memory_runs_out_the_trial_is_tried_again_with_fewer_beside_it(
     assert_verified(storage)
 
 
+@pytest.mark.chaos
 def test_a_sweep_leaves_no_secret_and_needs_no_character_beyond_ascii(
     tmp_path: Path, tiny_gpt_neo_folder: Path
 ) -> None:
