@@ -13,8 +13,8 @@ from rl_alliteration.setting import NEVER, ROUNDING, SAMPLING, TRAINING, setting
 DTYPES = ("float32", "bfloat16", "float64")
 REFERENCE_DTYPES = ("float32", "bfloat16")
 
-FIRST_GROUP = "first-group"
-RECORDED = ("none", FIRST_GROUP, "all")
+FIRST_GROUP, ALL_GROUPS = "first-group", "all"
+RECORDED = ("none", FIRST_GROUP, ALL_GROUPS)
 """Texts whose tokens are recorded: of no group, of the first of each checkpoint interval, of all."""
 
 STUDY_PROMPT = "Once upon a time"

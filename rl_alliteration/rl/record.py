@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_alliteration.flags import FIRST_GROUP
+from rl_alliteration.flags import ALL_GROUPS, FIRST_GROUP
 from rl_alliteration.lm.sampling import Rollout
 from rl_alliteration.rl.measures import unpadded
 from rl_alliteration.rl.parts import Part, token_rewards, token_starts
@@ -33,7 +33,7 @@ def recorded_groups(which: str, every: int) -> Callable[[int], bool]:
     """
     if which == FIRST_GROUP:
         return lambda generation: generation % every == 0
-    return lambda generation: which == "all"
+    return lambda generation: which == ALL_GROUPS
 
 
 def token_records(

@@ -320,6 +320,10 @@ def test_a_dry_run_lists_and_starts_nothing(capsys: pytest.CaptureFixture[str], 
     assert out.count("rloo-beta") == 6
     assert "7 trials, 22,600 texts" in out
     assert "about 0.6 GiB of memory for each trial that runs" in out
+    dry = [*SWEEP, "--storage", str(tmp_path / "x"), "--dry-run"]
+    told = [run(capsys, *dry, "--record-tokens", which)[1] for which in ("none", "all")]
+    none, every = (int(re.findall(r"about (\d+) MB on disk", one)[0]) for one in told)
+    assert none < every
     assert not (tmp_path / "x").exists()
 
 

@@ -12,6 +12,7 @@ from rl_alliteration import terminal
 from rl_alliteration.cli.commands import Command
 from rl_alliteration.cli.summaries import show_trials
 from rl_alliteration.config import ORIGINAL
+from rl_alliteration.flags import ALL_GROUPS
 from rl_alliteration.names import update_words
 from rl_alliteration.terminal import Grid, Screen
 from rl_alliteration.tune import plan
@@ -82,7 +83,8 @@ def _print_plan(console: Screen, prepared: Prepared) -> None:
     texts = sum(f.trial.max_generations for f in found)
     missing = sum(max(f.trial.max_generations - f.generations, 0) for f in found if f.to_run)
     # Of each trial the two newest checkpoints and that of its end; the original needs none.
-    bytes_needed = texts * _BYTES_PER_TEXT + (len(found) - 1) * 3 * 4 * parameters
+    each_text = _BYTES_PER_TEXT + (_BYTES_PER_RECORD if sweep.record_tokens == ALL_GROUPS else 0)
+    bytes_needed = texts * each_text + (len(found) - 1) * 3 * 4 * parameters
     memory = memory_of(prepared.trials, prepared.loaded)
     each = "" if memory is None else f"; about {memory / 2**30:.1f} GiB of memory for each trial that runs"
     size = f"about {bytes_needed / 1e6:,.0f} MB on disk"
@@ -92,4 +94,5 @@ def _print_plan(console: Screen, prepared: Prepared) -> None:
     console.say(time_told(storage, found, sweep))
 
 
-_BYTES_PER_TEXT = 1_300  # measured: Parquet, checksums and TensorBoard of 100-token texts
+# Measured, of 100-token texts: Parquet, checksums and TensorBoard; the token record of each.
+_BYTES_PER_TEXT, _BYTES_PER_RECORD = 1_300, 600
