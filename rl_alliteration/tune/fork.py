@@ -6,11 +6,12 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
-from rl_alliteration.config import SAMPLING, TrialConfig
+from rl_alliteration.config import ORIGINAL, SAMPLING, TrialConfig
 from rl_alliteration.errors import Failure, UserError
 from rl_alliteration.flags import SharedSettings
 from rl_alliteration.foreign import Damaged
 from rl_alliteration.identifiers import EXPERIMENT, TRAINED
+from rl_alliteration.names import find_trial
 from rl_alliteration.results.cards import ModelCard, read_card
 from rl_alliteration.results.forks import kept_parent
 from rl_alliteration.results.parts import stored_generations
@@ -25,7 +26,11 @@ from rl_alliteration.tune.prompts import prompts_of
 if TYPE_CHECKING:
     from rl_alliteration.lm.loading import LoadedModel
 
-_PLACE = re.compile(rf"(?P<experiment>{EXPERIMENT})/(?P<trial_id>{TRAINED})@(?P<generation>[0-9]{{1,12}})", re.ASCII)
+_PLACE = re.compile(
+    rf"(?P<experiment>{EXPERIMENT})/(?!{ORIGINAL}\b)(?P<trial_id>[0-9a-z][0-9a-z_.-]*)@(?P<generation>[0-9]{{1,12}})",
+    re.ASCII,
+)
+_WHOLE = re.compile(TRAINED, re.ASCII)
 _SAMPLING = [name for name, one in settings_of(SharedSettings).items() if one.kind == SAMPLING]
 _ROUNDING = [name for name in settings_of(SharedSettings) if name not in _SAMPLING]
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Sweep)}
@@ -37,12 +42,16 @@ class Place:
 
     experiment: str
     trial_id: str
+    """Or so much of it as no other trial of the experiment has, until `parent_of` has looked."""
     generation: int
 
     @property
     def ancestor(self) -> str:
         """As a fork's configuration has it."""
         return f"{self.trial_id}@{self.generation}"
+
+    def __str__(self) -> str:
+        return f"{self.experiment}/{self.ancestor}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Parent:
         return dataclasses.replace(
             sweep,
             experiment=sweep.experiment or self.place.experiment,
+            from_trial=str(self.place),
             model=self.card.model if same_model else sweep.model,
             revision=sweep.revision or (self.card.revision if same_model else None),
             tokenizer=sweep.tokenizer or self.card.tokenizer_source,
@@ -157,17 +167,29 @@ def parent_of(sweep: Sweep) -> Parent | None:
     """
     if sweep.from_trial is None:
         return None
-    place = place_of(sweep.from_trial)
     storage = open_storage(sweep.storage)
+    place = _whole(storage, place_of(sweep.from_trial))
     config = _stored(storage, place)
     return Parent(place, config, _card(storage, config))
 
 
-def _stored(storage: Storage, place: Place) -> TrialConfig:
+def _known(storage: Storage, experiment: str) -> list[str]:
     try:
-        known = [name for _, name in trial_ids(storage, place.experiment)]
+        return [name for _, name in trial_ids(storage, experiment) if _WHOLE.fullmatch(name)]
     except UserError:
-        known = []
+        return []
+
+
+def _whole(storage: Storage, place: Place) -> Place:
+    """With the whole id of the trial that a person means. One that is whole already may have been removed."""
+    if _WHOLE.fullmatch(place.trial_id):
+        return place
+    known = _known(storage, place.experiment)
+    return dataclasses.replace(place, trial_id=find_trial(place.trial_id, known, place.experiment, "--from"))
+
+
+def _stored(storage: Storage, place: Place) -> TrialConfig:
+    known = _known(storage, place.experiment)
     event = last_event(storage, place.experiment, place.trial_id) if place.trial_id in known else None
     there = stored_generations(storage, place.experiment, place.trial_id) if event is not None else 0
     if (event is None or place.generation > there) and (kept := kept_parent(storage, place.ancestor)) is not None:

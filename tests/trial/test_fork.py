@@ -278,6 +278,20 @@ def test_a_trial_that_is_not_there_and_a_generation_that_it_has_not(written: Wri
         parent_of(Sweep(storage=str(tmp_path), from_trial=other))
 
 
+def test_a_parent_may_be_named_by_as_much_of_its_id_as_no_other_trial_has(written: Written) -> None:
+    storage, parent = written
+    name, _, digest = parent.trial_id.rpartition("-")
+    whole = parent_of(Sweep(storage=str(storage), from_trial=f"{EXPERIMENT}/{parent.trial_id}@4"))
+    for part in (name, name.rpartition("-")[0], digest[:4]):
+        assert parent_of(Sweep(storage=str(storage), from_trial=f"{EXPERIMENT}/{part}@4")) == whole
+    assert (
+        whole is not None
+        and whole.completed(Sweep(storage=str(storage))).from_trial == f"{EXPERIMENT}/{parent.trial_id}@4"
+    )
+    with pytest.raises(UserError, match=r"^--from: 'reinforce' is not in 'tiny'; there is: "):
+        parent_of(Sweep(storage=str(storage), from_trial=f"{EXPERIMENT}/reinforce@4"))
+
+
 def test_another_model_is_refused(written: Written, storyteller: LoadedModel) -> None:
     parent = parent_of(Sweep(storage=str(written[0]), from_trial=f"{EXPERIMENT}/{written[1].trial_id}@4"))
     assert parent is not None
