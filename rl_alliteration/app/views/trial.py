@@ -39,13 +39,13 @@ def page(live: Live, choices: Choices) -> Page:
     command = ["rl-alliteration", "export", "--storage", str(live.index.storage), "--experiment", trial.experiment]
     size, there = trial.group_size, trial.generations // trial.group_size * trial.group_size
     fork = choices.whole("fork", there, most=there)
-    if fork % size:
-        raise UserError(f"fork: {fork} is not accepted; give a multiple of the group size, {size}")
+    if fork % size or fork < min(size, there):
+        raise UserError(f"fork: {fork} is not accepted; give a multiple of the group size, {size}, above 0")
     values = {
         "one": one,
         "fork": fork,
         "forks": there,
-        "fork_command": "" if trial.is_original else _fork(one, fork, str(live.index.storage)),
+        "fork_command": "" if trial.is_original or not there else _fork(one, fork, str(live.index.storage)),
         "row": row,
         "facts": facts,
         "ends": ends,
