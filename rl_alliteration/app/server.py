@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -189,6 +190,15 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:z,.{digits}f}"
 
 
+def _moment(value: str) -> str:
+    """A time as it is stored (ISO 8601), in words for people; whatever else is there, as it is."""
+    try:
+        moment = datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return value
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -196,7 +206,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_readable,
     )  # fmt: skip
     environment.globals["plotly_config"] = CONFIG
-    environment.filters |= {"spans": marked, "number": _number, "json": page_json}
+    environment.filters |= {"spans": marked, "number": _number, "moment": _moment, "json": page_json}
     return environment
 
 

@@ -20,6 +20,7 @@ from served import AtOnce, Client, known
 from rl_alliteration.analysis.measure import measure
 from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.app.index import Index
+from rl_alliteration.app.server import _moment
 from rl_alliteration.app.table import Verdicts, rows
 from rl_alliteration.results import schema
 from rl_alliteration.results.notes import Note, note_path, read_note, write_note
@@ -204,6 +205,20 @@ def test_notes_are_files_of_their_own_beside_the_datasets(tmp_path: Path) -> Non
         assert keep(**changes) == 400, changes
     assert client.ask("/note", ours, "POST", b"x" * 70_000).status == 413
     assert client.ask("/note", ours, "POST", b"[]").status == 400
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("2026-11-27T17:20:05.123+00:00", "2026-11-27 17:20:05 UTC"),
+        ("2026-11-27T01:20:05+09:30", "2026-11-26 15:50:05 UTC"),
+        ("0001-01-01T00:00:00+09:30", "0001-01-01T00:00:00+09:30"),
+        ("yesterday", "yesterday"),
+        ("", ""),
+    ],
+)
+def test_a_time_is_shown_in_words_if_it_is_one(stored: str, shown: str) -> None:
+    assert _moment(stored) == shown
 
 
 def test_a_note_that_was_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_tokens_are_shaded_as_chosen(browser: Browser, shaded: tuple[str, str], 
     assert len(colours) > 8
     titles = page.locator(".texts li >> nth=0 >> .token").evaluate_all("all => all.map(one => one.title)")
     assert titles[0] == "prompt" and titles[1] == "log p 0.00, log q 0.00, log p − log q 0.00, entropy 0.00 nats"
+    token, line = page.locator(".token.chosen"), page.locator("#token")
+    assert line.is_hidden()
+    page.locator(".texts .tokens >> nth=0").focus()
+    for presses, title in enumerate(titles[:3]):
+        page.keyboard.press("ArrowRight")
+        assert line.inner_text().endswith(title) and token.count() == 1, presses
+    page.keyboard.press("ArrowLeft")
+    assert line.inner_text().endswith(titles[1])
+    last = page.locator(".texts .tokens >> nth=1 >> .token >> nth=-1")
+    last.click()
+    assert token.count() == 1 and line.inner_text() == f"“{last.inner_text()}”: {last.get_attribute('title')}"
+    page.locator(".texts .tokens >> nth=1").focus()
+    page.keyboard.press("ArrowRight")  # there is none after the last
+    assert line.inner_text() == f"“{last.inner_text()}”: {last.get_attribute('title')}"
     hostile = page.locator(".texts li", has_text="</script>")
     assert hostile.count() == 1 and "∎" in hostile.inner_text() and page.title() != "owned"
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -144,10 +144,32 @@
         .then(() => { copy.textContent = "Copied"; }, () => { trouble("the browser does not allow copying; select it"); });
     }
   });
+  // A token's numbers: by pointer it has a title, this is for keyboards and touch.
+  const choose = (token) => {
+    const line = $("token");
+    for (const one of main().querySelectorAll(".token.chosen")) one.classList.remove("chosen");
+    token.classList.add("chosen");
+    line.textContent = `“${token.textContent}”: ${token.title}`;
+    line.hidden = false;
+  };
+  document.addEventListener("click", (event) => {
+    const token = event.target.closest(".tokens .token");
+    if (token) choose(token);
+  });
+  document.addEventListener("keydown", (event) => {
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!way || event.ctrlKey || event.metaKey || event.altKey || !event.target.matches(".tokens")) return;
+    const tokens = [...event.target.children];
+    const place = tokens.findIndex((one) => one.matches(".chosen"));
+    const next = tokens[place < 0 ? 0 : Math.min(Math.max(place + way, 0), tokens.length - 1)];
+    event.preventDefault();
+    next.scrollIntoView({ block: "nearest" });
+    choose(next);
+  });
   // A link within the page (to the content, to a heading) changes the address too, but not what is shown.
   addEventListener("popstate", () => { if (view() !== shown) show(location.href, { push: false }); });
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .plot, .scroll")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .plot, .scroll, .tokens")) return;
     const link = { ArrowLeft: "a[rel=prev]", ArrowRight: "a[rel=next]" }[event.key];
     if (link && main().querySelector(link)) { event.preventDefault(); main().querySelector(link).click(); }
     if (event.key === "/") {
