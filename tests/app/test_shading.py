@@ -42,7 +42,7 @@ def key(client: Client, experiment: str = "made_up") -> str:
 
 def tokens(page: str) -> list[list[tuple[str, str, str]]]:
     """Of each text, the class, numbers and characters of its pieces."""
-    found = re.findall(r'<p class="text tokens" dir="auto">(.*?)</p>', page, re.S)
+    found = re.findall(r'<p class="text tokens" dir="auto"[^>]*>(.*?)</p>', page, re.S)
     piece = re.compile(r'<span class="token (\w*)" title="([^"<>]*)">([^<>]*)</span>')
     assert all(piece.sub("", text) == "" for text in found)
     return [[tuple(map(html.unescape, one)) for one in piece.findall(text)] for text in found]  # type: ignore[misc]
