@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = (
 
 import importlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +37,22 @@ VOCABULARY = 2048  # the storyteller's
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    with_cluster = {item.path for item in items if "cluster" in fixtures_of(item)}
     for item in items:
         if not any(item.get_closest_marker(marker) for marker in ("ray", "chaos", "browser", "real")):
             item.add_marker(pytest.mark.unit)
-        if (group := shared_by(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+        # What is set up once for several tests, for a module or all, is set up by one worker, which runs them all.
+        of_module = any(found[-1].scope == "module" for found in fixtures_of(item).values())
+        if "cluster" in fixtures_of(item) or (of_module and item.path in with_cluster):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+        elif of_module:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("unit") is not None)  # the long ones are not to come last
 
 
-def shared_by(item: pytest.Item) -> str | None:
-    """What has to be set up once for several tests, this one among them: one worker runs them all."""
-    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # pytest has no other way to ask
-    if "cluster" in fixtures:
-        return "cluster"
-    of_module = any(found[-1].scope == "module" for found in fixtures.values())
-    return item.nodeid.partition("::")[0] if of_module else None
+def fixtures_of(item: pytest.Item) -> Mapping[str, Sequence[Any]]:
+    """The definitions of a test's fixtures, by name; pytest has no public way to ask."""
+    return item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
 
 
 def trial_config(loaded: LoadedModel, **changes: Any) -> TrialConfig:
