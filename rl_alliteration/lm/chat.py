@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from rl_alliteration.errors import UserError
 from rl_alliteration.flags import Chat
+
+if TYPE_CHECKING:
+    from rl_alliteration.lm.loading import LoadedModel
 
 # Templates may put in today's date: the same command on another day would then be another trial. They get the day that
 # Llama's template names where it knows no clock, by a macro of the name that transformers gives them the clock under.
@@ -24,13 +27,15 @@ _STOPPED_CLOCK = (
 )
 
 
-def chat_prompts(tokenizer: Any, prompts: Sequence[str], chat: Chat) -> tuple[str, ...]:
+def chat_prompts(loaded: LoadedModel, prompts: Sequence[str], chat: Chat) -> tuple[str, ...]:
     """What the chat template makes of each prompt; nothing without --chat.
 
     Raises:
         UserError: there is no template, it fails, or it leaves out what it is given.
     """
-    return tuple(render_chat(tokenizer, prompt, chat.system_prompt) for prompt in prompts) if chat.chat else ()
+    if not chat.chat:
+        return ()  # without the tokenizer, which may bring transformers
+    return tuple(render_chat(loaded.pretrained_tokenizer, prompt, chat.system_prompt) for prompt in prompts)
 
 
 def render_chat(tokenizer: Any, prompt: str, system_prompt: str | None) -> str:

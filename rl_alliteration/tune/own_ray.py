@@ -84,10 +84,15 @@ def _of_few_processes() -> Iterator[None]:
 
     A Ray of one machine, private to this process, has nothing to scale, no logs to send to its driver, and no
     dashboard to serve; Ray has no options for the first two, and starts the last one's server for its statistics.
+    Its agent listens at any free port: at Ray's usual one it waits four seconds for another Ray of this machine.
     """
     ordinary = ray._private.node.Node
 
     class Node(ordinary):  # type: ignore[valid-type, misc]  # Ray's own are not annotated
+        def __init__(self, ray_params: Any, **others: Any) -> None:
+            ray_params.dashboard_agent_listen_port = 0
+            super().__init__(ray_params, **others)
+
         def start_monitor(self) -> None:
             pass
 
@@ -97,7 +102,7 @@ def _of_few_processes() -> Iterator[None]:
         def start_api_server(self, **_: Any) -> None:
             self._webui_url = None  # as where it could not be started
 
-    ray._private.node.Node = Node  # type: ignore[misc]
+    ray._private.node.Node = Node  # type: ignore[misc, assignment]
     try:
         yield
     finally:

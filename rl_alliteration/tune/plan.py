@@ -262,7 +262,7 @@ def plan(sweep: Sweep, loaded: LoadedModel, ancestors: tuple[str, ...] = ()) -> 
     Raises:
         UserError: prompt and length do not fit the model.
     """
-    rendered = chat_prompts(loaded.pretrained_tokenizer, sweep.prompt, sweep)
+    rendered = chat_prompts(loaded, sweep.prompt, sweep)
     prompt_length = max(map(len, loaded.prompt_ids(sweep.prompt, rendered).values()))
     if sweep.max_length <= prompt_length:
         template = ", the chat template's included" if sweep.chat else ""

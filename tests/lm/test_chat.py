@@ -42,7 +42,7 @@ def test_the_tokens_of_a_chat_prompt_are_those_of_transformers(
     kind: str, system: str | None, instruct: dict[str, LoadedModel]
 ) -> None:
     loaded = instruct[kind]
-    rendered = chat_prompts(loaded.pretrained_tokenizer, (PROMPT, "Say it."), Chat(chat=True, system_prompt=system))
+    rendered = chat_prompts(loaded, (PROMPT, "Say it."), Chat(chat=True, system_prompt=system))
     found = loaded.prompt_ids((PROMPT, "Say it."), rendered)
     for prompt, ids in found.items():
         chat = [] if system is None else [{"role": "system", "content": system}]
@@ -55,7 +55,7 @@ def test_the_tokens_of_a_chat_prompt_are_those_of_transformers(
 
 def test_without_chat_a_prompt_is_encoded_as_ever(instruct: dict[str, LoadedModel]) -> None:
     loaded = instruct["sentencepiece"]
-    assert chat_prompts(loaded.pretrained_tokenizer, (PROMPT,), Chat()) == ()
+    assert chat_prompts(loaded, (PROMPT,), Chat()) == ()
     assert loaded.prompt_ids((PROMPT,), ()) == {PROMPT: loaded.encode(PROMPT)}
     assert loaded.encode(PROMPT)[0] == loaded.tokenizer.token_to_id("<s>")  # a chat template brings its own
 
@@ -168,7 +168,7 @@ def test_a_completion_is_the_texts_end(kind: str, data: st.DataObject, instruct:
     loaded = instruct[kind]
     prompt = data.draw(st.sampled_from([PROMPT, "é", "Say it, then  ", "\n", "☃"]))
     chat = Chat(chat=data.draw(st.booleans()))
-    (ids,) = loaded.prompt_ids((prompt,), chat_prompts(loaded.pretrained_tokenizer, (prompt,), chat)).values()
+    (ids,) = loaded.prompt_ids((prompt,), chat_prompts(loaded, (prompt,), chat)).values()
     bytes_first = st.integers(0, 300)  # where the tokens of single bytes are
     sampled = data.draw(st.lists(st.one_of(bytes_first, st.integers(0, loaded.tokenizer.get_vocab_size() - 1))))
     text, completion = (decode_text(loaded.tokenizer, found, frozenset()) for found in (ids + sampled, sampled))

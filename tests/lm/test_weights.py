@@ -213,13 +213,15 @@ SHIPPED = """
 import sys
 from rl_alliteration.lm.deterministic import deterministic
 from rl_alliteration.lm.loading import load_model
+from rl_alliteration.tune.plan import Sweep, plan, resolve
 deterministic(strict=True)
-assert load_model("storyteller").encode("Once")
+loaded = load_model("storyteller")
+assert plan(resolve(Sweep(storage="unused", experiment="e", beta=(0.0,))), loaded)[0].config.prompt
 print(*[name for name in ("transformers", "torch._inductor", "sympy") if name in sys.modules])
 """
 
 
-def test_a_shipped_model_needs_no_transformers_and_deterministic_kernels_no_compiler() -> None:
+def test_a_shipped_model_is_planned_with_without_transformers_and_deterministic_kernels_need_no_compiler() -> None:
     run = subprocess.run([sys.executable, "-c", SHIPPED], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
 

@@ -94,6 +94,18 @@ def test_a_token_is_made_for_this_process_alone_and_a_users_own_is_made_private(
     assert (mode(token), token.read_text()) == (0o600, "0" * 64)
 
 
+def test_its_agent_does_not_wait_for_the_port_of_another_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    started: list[Any] = []
+    ordinary = type("Node", (), {"__init__": lambda self, ray_params, head: started.append(ray_params)})
+    monkeypatch.setattr(ray._private.node, "Node", ordinary)
+    with own_ray._of_few_processes():
+        ray._private.node.Node(ray_params=SimpleNamespace(dashboard_agent_listen_port=52365), head=True)  # type: ignore[arg-type]
+    assert started[0].dashboard_agent_listen_port == 0
+    assert ray._private.node.Node is ordinary
+
+
 def test_what_ray_says_of_a_process_that_it_killed_becomes_a_line() -> None:
     told = (
         "memory ran out on 10.0.0.7: 4.73 GiB of 23.54; run fewer trials at once or a smaller --model or --group-size"

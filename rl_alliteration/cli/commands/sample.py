@@ -99,7 +99,7 @@ class Sample(Chat, Sampling, Source, Command):  # fields come from the last base
 
     def _prompt(self, loaded: LoadedModel) -> list[int]:
         """The prompt's tokens, which leave room for a text."""
-        rendered = chat_prompts(loaded.pretrained_tokenizer, (self.prompt,), self)
+        rendered = chat_prompts(loaded, (self.prompt,), self)
         (prompt,) = loaded.prompt_ids((self.prompt,), rendered).values()
         given = f"--max-length: {self.max_length}"
         if self.max_length <= len(prompt):
