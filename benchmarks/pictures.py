@@ -1,29 +1,39 @@
-"""Pictures of the live page for the documentation, from a storage of two experiments; it takes Chromium.
+"""Pictures of the live page and of a terminal for the documentation, from a storage of two experiments, in Chromium.
 
 rl-alliteration sweep --experiment first --storage STORAGE --algorithm rloo --beta 0 10 30 --seed 0 1 \
-    --learning-rate 3e-3 --max-generations 600 --original-texts 300
+    --learning-rate 3e-3 --max-generations 600 --original-texts 300 --checkpoint-every 300
 rl-alliteration sweep --experiment first --storage STORAGE --algorithm reinforce --beta 0 10 30 \
     --learning-rate 3e-3 --max-generations 300 --original-texts 300
 rl-alliteration search --experiment search --storage STORAGE --algorithm rloo --beta 5 60 \
     --learning-rate 1e-3 4e-3 --group-size 10 20 --trials 8 --max-generations 300 --max-texts 2400
 python benchmarks/pictures.py STORAGE               → docs/images/live-*.png
+python benchmarks/pictures.py watch STORAGE         → docs/images/status-watch.png, while a sweep of the storage runs
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import io
+import os
+import pty
 import re
+import select
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from PIL import Image
+from rich.console import Console
+from rich.terminal_theme import DIMMED_MONOKAI
+from rich.text import Text
 
 from rl_alliteration import open_results
 
@@ -32,6 +42,8 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 1280
+COLUMNS = 140
+"""Of a terminal: tables fall back to cards below 130."""
 COLOURS = 128
 """Of a picture: as small as it gets without being another one."""
 DRAWN = "[...document.querySelectorAll('.plot')].every(div => div.dataset.drawn)"
@@ -61,6 +73,7 @@ def pictures(storage: str) -> list[Picture]:
         Picture("live-trials", "", (first,), height=920),
         Picture("live-typical", "rollouts", (("trial", held), ("scope", "window"), ("generation", 500),
                                              ("order", "typical")), height=820),
+        Picture("live-tokens", "rollouts", (("trial", held), ("generation", 300), ("shade", "difference")), height=760),
         Picture("live-compare", "compare", (("trial", free), ("trial", held), ("at", "kl"), ("value", 0.5)),
                 height=1560),
         Picture("live-reward-kl", "curves", (first, ("x", "kl_penalty"), ("y", "raw_reward"), ("log", "x")), "figure"),
@@ -102,6 +115,8 @@ def take(page: Page, picture: Picture, base: str, storage: str) -> Path:
     for condition in (MEASURED, DRAWN):
         while not page.evaluate(condition):  # Playwright's own way to wait is what the page's policy forbids
             page.wait_for_timeout(100)
+    if (tokens := page.locator(".tokens")).count():
+        tokens.first.locator(".token:not([class$=high0])").nth(6).click()
     page.wait_for_timeout(300)
     page.evaluate(NO_PATHS, str(Path(storage).resolve()))
     if picture.part == "body":
@@ -116,10 +131,50 @@ def take(page: Page, picture: Picture, base: str, storage: str) -> Path:
         top = box["y"] + page.evaluate("scrollY") - around
         height = min(box["height"] + 2 * around, picture.height)
         data = page.screenshot(full_page=True, clip={"x": 0, "y": top, "width": WIDTH, "height": height})
-    path = IMAGES / f"{picture.name}.png"
+    return keep(picture.name, data)
+
+
+def keep(name: str, data: bytes) -> Path:
+    """A screenshot, as a picture of few colours."""
+    path = IMAGES / f"{name}.png"
     few = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
     return path
+
+
+def first_frame(command: list[str]) -> str:
+    """What a command that goes on writing shows first, in a terminal of COLUMNS."""
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color"}
+    with subprocess.Popen(command, stdin=writing, stdout=writing, stderr=writing, env=environment) as process:
+        shown = b""
+        while not shown or select.select([reading], [], [], 1.0)[0]:
+            shown += os.read(reading, 65_536)
+        process.terminate()
+    frame, *_ = shown.decode().split("\r\x1b[2K")  # by which the second one begins
+    return frame.removeprefix("\x1b[?25l").replace("\r", "")
+
+
+def watch(storage: str) -> None:
+    """Take the picture of `status --watch`."""
+    from playwright.sync_api import sync_playwright
+
+    words = ["status", "--watch", "--storage"]
+    shown = first_frame([sys.executable, "-m", "rl_alliteration.cli", *words, storage])
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console.print(Text(f"$ rl-alliteration {' '.join(words)} results", "bold"))
+    console.print(Text.from_ansi(shown))
+    style = (
+        "<style>body { font: 15px 'DejaVu Sans Mono', monospace; margin: 12px; display: inline-block } "
+        "pre { padding: 8px }</style>"
+    )
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"]).new_page()
+        page.set_viewport_size({"width": 1400, "height": 400})
+        page.set_content(style + console.export_html(inline_styles=True, theme=DIMMED_MONOKAI))
+        keep("status-watch", page.locator("pre").screenshot())
 
 
 def main(storage: str) -> None:
@@ -133,10 +188,15 @@ def main(storage: str) -> None:
         page.goto(link)
         page.wait_for_selector("#table tbody tr")
         for picture in pictures(storage):
-            path = take(page, picture, link.partition("/?")[0], storage)
-            print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+            take(page, picture, link.partition("/?")[0], storage)
         browser.close()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case ["watch", storage]:
+            watch(storage)
+        case [storage]:
+            main(storage)
+        case _:
+            sys.exit(__doc__)
