@@ -64,7 +64,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The table of modules, where a page has its place."""
-    return markdown.replace("<!-- modules -->", modules())
+    place = "<!-- modules -->"  # every module is read for it
+    return markdown.replace(place, modules()) if place in markdown else markdown
 
 
 def _beside(name: str) -> str:
