@@ -21,14 +21,15 @@ from rl_alliteration.analysis.types import Analysis, Trial
 BLUE, ORANGE, GREEN, PINK, CYAN, RED, YELLOW, BROWN = CATEGORIES = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c6d31",
 )  # fmt: skip
-# For what has an order: viridis (van der Walt and Smith) without its ends, which a dark or a light page would swallow.
-_ORDERED = ("#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151")
+# For what has an order: viridis (van der Walt and Smith) without its light end, its dark one lifted until a dark page
+# has a contrast of 3 to it; lightness rises throughout.
+_ORDERED = ("#6360b8", "#3f6fa8", "#2a7f93", "#21918c", "#22a884", "#44bf70", "#7ad151")
 GREY = "#8b8d98"
 GOLD = "#e0a100"
 
 
 def ordered(count: int) -> list[str]:
-    """`count` colours from dark blue to light green."""
+    """`count` colours from purple to light green."""
     if count <= 1:
         return [BLUE] * count
     stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _ORDERED], dtype=float)

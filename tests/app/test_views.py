@@ -263,6 +263,9 @@ def test_search_in_one_trial_with_counts_over_time(client: Client) -> None:
     ).fetchall()  # fmt: skip
     assert line["y"] == pytest.approx([share for _, share in rows], rel=1e-4)
     assert HOSTILE not in page
+    every = figures(client.ask("/texts?search=tall").text)["found-plot"]["figure"]["data"]
+    originals = {trace["name"] for trace in every if "original" in trace["name"]}
+    assert originals and all(name.startswith("original") for name in originals)  # it has no beta
 
 
 # --- comparisons -----------------------------------------------------------------------------------------------------

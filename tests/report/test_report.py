@@ -7,9 +7,11 @@ import itertools
 import json
 import math
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile import HOSTILE, TRIALS, hostile_or_story
 from made_up import MadeUp, write_results
@@ -23,7 +25,7 @@ from rl_alliteration.analysis.metrics import METRICS
 from rl_alliteration.analysis.types import Analysis
 from rl_alliteration.cli.main import main
 from rl_alliteration.flags import UpdateSettings
-from rl_alliteration.report.base import Shown
+from rl_alliteration.report.base import Shown, ordered
 from rl_alliteration.report.command import Report, report
 from rl_alliteration.report.drawing import save_png, to_plotly
 from rl_alliteration.report.figures import letters, metrics
@@ -348,3 +350,21 @@ def test_the_answer_says_what_to_try_next(
     page = html.unescape(build_page(shown, connect(storage), title="t", storage="a folder"))
     command = page.partition("<code>rl-alliteration search ")[2].partition("<")[0]
     assert command == (f"--storage 'a folder' --experiment made_up_search --beta {asked}" if asked else "")
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 20])
+def test_colours_of_an_order_rise_in_lightness_and_show_on_a_dark_page(count: int) -> None:
+    """Contrast and relative luminance as in WCAG 2.2; 3 is what it wants of graphics."""
+
+    def luminance(colour: str) -> float:
+        channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    dark = re.search(
+        r"--card: light-dark\(#\w+, (#\w+)\)", files("rl_alliteration.report").joinpath("style.css").read_text()
+    )
+    assert dark is not None
+    found = [luminance(colour) for colour in ordered(count)]
+    assert found == sorted(set(found))
+    assert (found[0] + 0.05) / (luminance(dark[1]) + 0.05) >= 3

@@ -185,7 +185,7 @@ def _over_time(live: Live, found: Sequence[Known], counts: Counts) -> Figure:
     for one in found:
         groups.setdefault(setting(one), []).append(one)
     colour = live.colour_of(live.index.snapshot)
-    several = len({one.trial.algorithm for one in found}) > 1
+    several = len({one.trial.algorithm for one in found if not one.trial.is_original}) > 1
     series = []
     for own in groups.values():
         length = max((len(one.trial.first) for one in own), default=0)
@@ -196,7 +196,7 @@ def _over_time(live: Live, found: Sequence[Known], counts: Counts) -> Figure:
             hit[: len(places)] += [matches.get(one.pair, {}).get(place, 0) for place in places]
         if length:
             trial = own[0].trial
-            name = trial.coefficient + (f", {trial.algorithm}" if several or trial.is_original else "")
+            name = trial.name if trial.is_original else trial.coefficient + (f", {trial.algorithm}" if several else "")
             longest = max((one.trial.first for one in own), key=len)
             shares = hit / np.maximum(of, 1)
             series.append(Series(name, (longest + WINDOW / 2).tolist(), shares.tolist(), colour(own[0])))
