@@ -107,7 +107,7 @@ NO_PATHS = """
 """Where the storage lies on the machine that draws says nothing to a reader."""
 
 
-def take(page: Page, picture: Picture, base: str, storage: str) -> Path:
+def take(page: Page, picture: Picture, base: str, storage: str) -> None:
     """Open a view, wait for its figures, and keep a picture."""
     page.set_viewport_size({"width": WIDTH, "height": picture.height})
     page.goto(f"{base}/{picture.view}?{urlencode(picture.choices)}")
@@ -131,16 +131,15 @@ def take(page: Page, picture: Picture, base: str, storage: str) -> Path:
         top = box["y"] + page.evaluate("scrollY") - around
         height = min(box["height"] + 2 * around, picture.height)
         data = page.screenshot(full_page=True, clip={"x": 0, "y": top, "width": WIDTH, "height": height})
-    return keep(picture.name, data)
+    keep(picture.name, data)
 
 
-def keep(name: str, data: bytes) -> Path:
+def keep(name: str, data: bytes) -> None:
     """A screenshot, as a picture of few colours."""
     path = IMAGES / f"{name}.png"
     few = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
-    return path
 
 
 def first_frame(command: list[str]) -> str:

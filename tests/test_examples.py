@@ -81,7 +81,7 @@ NOTEBOOKS = ("first_sweep", "own_reward", "finished_study")
 @pytest.mark.ray
 @pytest.mark.usefixtures("on_cluster")
 def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path) -> None:
-    """One after the other in one kernel: starting one, and Ray in it, is most of the time."""
+    """One after the other, in one kernel that starts once."""
     study = [MadeUp(beta=beta, seed=seed, falls_at=at) for beta, at in ((0, 150), (20, 350)) for seed in range(2)]
     write_results(Storage(tmp_path / "study"), study, "study")
     cell: Callable[[str], Any] = nbformat.v4.new_code_cell
